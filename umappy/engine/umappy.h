@@ -1,0 +1,170 @@
+/* umappy.h: everything the bindings see of the engine.
+ *
+ * Calls return 0 (or a count) or -errno; the codes above 4000 are umappy's own. Calls that may wait take a
+ * timeout in milliseconds and return -ETIMEDOUT when it passes; they can be called again. All calls are
+ * thread-safe and none needs the GIL. build.py hands the part between the two marks to cffi. */
+#ifndef UMAPPY_H
+#define UMAPPY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* cffi: begin */
+#define UM_ETRUNCATED 4001 /* the store ended before its size */
+#define UM_ECORRUPT 4002   /* the store's bytes are not what was written */
+#define UM_ELOCKED 4003    /* somebody else writes the store */
+#define UM_EDROPPED 4004   /* somebody dropped dirty memory under the engine */
+#define UM_EFORKED 4005    /* called in a forked child */
+
+#define UM_UFFD_AUTO 0
+#define UM_UFFD_DEVICE 1
+#define UM_UFFD_SYSCALL 2
+#define UM_UFFD_USER_MODE_ONLY 3
+
+#define UM_OP_READ 1
+#define UM_OP_WRITE 2
+#define UM_OP_FLUSH 3
+#define UM_OP_OPEN 4
+#define UM_OP_MEMORY 5
+
+#define UM_HISTOGRAM_BUCKETS 32
+#define UM_ERROR_TEXT 512
+
+typedef struct um_pager um_pager;
+typedef struct um_region um_region;
+typedef struct um_store um_store;
+typedef struct um_job um_job;
+
+/* One failure: what was attempted, where, by whom. */
+typedef struct um_error {
+  int32_t code;      /* errno or UM_E..., positive; 0: none */
+  int32_t op;        /* UM_OP_... */
+  uint64_t offset;   /* bytes from the start of the store */
+  uint64_t length;   /* bytes */
+  int32_t thread_id; /* kernel id of the thread whose fault failed; 0: no fault */
+  int32_t delivered; /* scratch for the bindings; the engine writes 0 */
+  char text[UM_ERROR_TEXT]; /* the store's words: its path and what failed; UTF-8, may be cut */
+} um_error;
+
+/* Stores */
+typedef struct um_file_part {
+  const char *path;
+  uint64_t size; /* bytes of this part; UINT64_MAX: to the end of its file */
+} um_file_part;
+
+typedef struct um_file_options {
+  const um_file_part *parts;
+  uint32_t part_count;
+  int32_t writable; /* mode r+, w+, x */
+  int32_t create;   /* mode w+, x: make the file if it is missing */
+  int32_t truncate; /* mode w+: empty it (only after the lock is held) */
+  int32_t exclusive; /* mode x: fail if it exists */
+  int32_t direct;   /* -1 auto, 0 buffered, 1 direct or fail */
+  int32_t lock;     /* take the writer's lock */
+  uint64_t offset;  /* bytes before the first mapped byte of the first part */
+  uint64_t size;    /* UINT64_MAX: what the file holds; larger than that and writable: extend */
+} um_file_options;
+
+int um_file_store_open(const um_file_options *options, um_store **store, um_error *error);
+int um_file_store_is_direct(um_store *store);
+
+/* Faults for tests and for users who want to see what their program does then; each owns its inner store. */
+typedef struct um_fault_options {
+  uint32_t ops;           /* bits 1 << UM_OP_...: which calls it strikes */
+  int32_t code;           /* errno or UM_E... to fail with; 0: only delay */
+  uint64_t delay_ns;      /* slept before the inner call */
+  uint64_t skip;          /* calls that pass before the first strike */
+  uint64_t count;         /* strikes; UINT64_MAX: for ever */
+  uint64_t every;         /* strike each Nth call after skip; 0 and 1: each */
+  uint64_t offset, length; /* only calls that touch these bytes; length 0: all */
+} um_fault_options;
+
+int um_fault_store_open(um_store *inner, const um_fault_options *options, um_store **store);
+void um_fault_store_set(um_store *store, const um_fault_options *options);
+uint64_t um_fault_store_calls(um_store *store); /* calls that matched ops and bytes so far */
+
+uint64_t um_store_size(um_store *store);
+int um_store_is_writable(um_store *store);
+int um_store_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_store_write(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+int um_store_flush(um_store *store, um_error *error);
+int um_store_close(um_store *store, um_error *error); /* frees the store, whatever it returns */
+
+/* Pagers */
+typedef struct um_pager_options {
+  uint64_t memory;     /* the budget, bytes */
+  uint64_t low_water;  /* bytes free below which the evictor starts; 0: chosen */
+  uint64_t high_water; /* bytes free at which it stops; 0: chosen */
+  uint32_t fillers;
+  uint32_t evictors;
+  uint32_t uffd;       /* UM_UFFD_... */
+  uint32_t timeout_ms; /* a failing store is retried, and a fault waits for memory, this long */
+} um_pager_options;
+
+typedef struct um_stats {
+  uint64_t memory, used, peak_used;    /* bytes: the budget, what of it is taken now, the most ever */
+  uint64_t resident, dirty;            /* bytes in pages, in pages the store does not have yet */
+  uint64_t overhead;                   /* bytes of used that hold no page: buffers, tables, bookkeeping */
+  uint64_t read_faults, write_faults, protect_faults, stale_faults;
+  uint64_t fills, prefetches, evictions, writes; /* pages */
+  uint64_t store_reads, store_writes, store_flushes;  /* calls */
+  uint64_t bytes_read, bytes_written;
+  uint64_t fill_errors, write_errors, retries;
+  uint64_t fault_ns[UM_HISTOGRAM_BUCKETS]; /* faults whose service took [2^i, 2^(i+1)) ns */
+  uint32_t fillers, evictors;          /* threads running, which may be fewer than asked for */
+  uint32_t uffd;                       /* UM_UFFD_... in use */
+  uint32_t regions;
+  char mechanism[8];
+} um_stats;
+
+int um_uffd_probe(uint32_t uffd, uint64_t *features); /* can it be opened? features as the kernel tells them */
+uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors);
+int um_pager_create(const um_pager_options *options, um_pager **pager);
+int um_pager_destroy(um_pager *pager); /* -EBUSY while regions live */
+int um_pager_reserve(um_pager *pager, uint64_t bytes, uint32_t timeout_ms); /* takes budget for the caller's own buffers */
+void um_pager_release(um_pager *pager, uint64_t bytes);
+void um_pager_stats(um_pager *pager, um_stats *stats);
+int um_pager_error_wait(uint32_t timeout_ms); /* 1: an undelivered fault error may be waiting in some region */
+
+/* Regions */
+typedef struct um_region_options {
+  uint64_t page_size;
+  int32_t writable;
+} um_region_options;
+
+int um_memory_locked(void); /* 1: mlockall(MCL_FUTURE) would populate a new mapping */
+int um_memory_lock_on_fault(int on);
+int um_region_create(um_pager *pager, um_store *store, void *address, uint64_t size, const um_region_options *options,
+                     um_region **region);
+int um_region_gate_close(um_region *region, int discard, uint32_t timeout_ms); /* -EAGAIN: pages are dirty or filling */
+void um_region_gate_open(um_region *region);
+void um_region_forget(um_region *region); /* after the unmap, under the gate; frees the region, not the store */
+void um_region_prefetch_cancel(um_region *region);
+void um_region_stats(um_region *region, um_stats *stats);
+int um_region_residency(um_region *region, uint64_t first, uint64_t count, uint8_t *out); /* UM_PAGE_... a page */
+int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, uint64_t length, uint32_t timeout_ms,
+                        uint64_t *done);
+int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
+int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
+int um_region_tainted(um_region *region);
+int um_region_retry(um_region *region); /* failed pages become absent again; how many */
+
+#define UM_PAGE_ABSENT 0
+#define UM_PAGE_CLEAN 1
+#define UM_PAGE_DIRTY 2
+#define UM_PAGE_BUSY 3
+#define UM_PAGE_FAILED 4
+
+um_job *um_region_flush_start(um_region *region, uint64_t offset, uint64_t length, int durable);
+um_job *um_region_evict_start(um_region *region, uint64_t offset, uint64_t length);
+um_job *um_region_prefetch_start(um_region *region, uint64_t offset, uint64_t length);
+int um_job_wait(um_job *job, uint32_t timeout_ms, um_error *error); /* 0, -ETIMEDOUT, or -code with error filled */
+uint64_t um_job_pages(um_job *job);
+void um_job_release(um_job *job);
+
+/* The process */
+void um_exit_arm(uint32_t timeout_ms); /* flush what is left when the process exits, for so long at most */
+int um_process_forked(void);           /* 1 in a child of the process that made the engine */
+/* cffi: end */
+
+#endif
