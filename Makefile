@@ -1,0 +1,86 @@
+# `make demo` and `make test` need nothing installed but the packages in the README's first line.
+#
+# Two environments, so that neither build touches the other: .venv holds the package as a user would install it;
+# .venv-test holds it in editable form, its engine built with the invariants checked (umappy/_engine.abi3.so in the tree).
+# Each is made again when what it was made from is newer than its stamp.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+STRESS_SECONDS ?= 600
+DEMO ?=
+PYTEST ?=
+
+PIP_INSTALL = bin/python -m pip --disable-pip-version-check install --quiet
+ENGINE := umappy/engine/build.py $(wildcard umappy/engine/*.c umappy/engine/*.h)
+PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
+PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
+C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
+
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress packages clean
+
+help:
+	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
+	@echo 'make test              linters, types, the tests of the engine and of the package'
+	@echo 'make test-python       the tests of the package alone                          (PYTEST="-k flush")'
+	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
+	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
+	@echo 'make lint, make format check, or mend, the style of Python and C'
+	@echo 'make clean             remove environments and builds'
+
+demo: .venv/installed
+	.venv/bin/umappy demo $(DEMO)
+
+test: lint test-engine test-python
+
+lint: .venv-test/installed
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/clang-format --dry-run --Werror $(C_SOURCES)
+	.venv-test/bin/mypy
+
+format: .venv-test/installed
+	.venv-test/bin/ruff check --fix-only .
+	.venv-test/bin/ruff format .
+	.venv-test/bin/clang-format -i $(C_SOURCES)
+
+test-engine:
+	$(MAKE) -C tests/engine test
+
+test-engine-asan:
+	$(MAKE) -C tests/engine test SANITIZE=address
+
+test-engine-tsan:
+	$(MAKE) -C tests/engine test SANITIZE=thread
+
+test-python: .venv-test/installed
+	.venv-test/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+
+# One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
+stress: .venv-test/installed
+	.venv-test/bin/pytest -m stress --stress-seconds $(STRESS_SECONDS) \
+	  -o faulthandler_timeout=$$(($(STRESS_SECONDS) + 300)) $(PYTEST)
+
+packages:
+	@missing=$$(bash tools/missing-packages $(PYTHON)) || { \
+	  echo "Missing Debian packages: $$missing" >&2; echo "Install them: apt-get install $$missing" >&2; exit 1; }
+
+.venv/made .venv-test/made: | packages
+	$(PYTHON) -m venv --clear $(@D)
+	touch $@
+
+# pip leaves build/ behind, with objects that may be of other sources or other flags.
+.venv/installed: $(PACKAGING) $(ENGINE) $(PYTHON_SOURCES) | .venv/made
+	rm -rf build
+	.venv/$(PIP_INSTALL) '.[cli]'
+	rm -rf build
+	touch $@
+
+.venv-test/installed: $(PACKAGING) $(ENGINE) | .venv-test/made
+	UMAPPY_DEBUG=1 .venv-test/$(PIP_INSTALL) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test build dist umappy.egg-info umappy/_engine*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find umappy tests -name __pycache__ -type d -exec rm -rf {} +
+	$(MAKE) -C tests/engine clean
