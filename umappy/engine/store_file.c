@@ -256,3 +256,8 @@ int um_file_store_is_direct(um_store *store) {
   }
   return 1;
 }
+
+uint64_t um_file_store_part_size(um_store *store, uint32_t index) {
+  um_file_store *self = (um_file_store *)store;
+  return store->ops == &um_file_store_ops && index < self->file_count ? self->files[index].size : 0;
+}

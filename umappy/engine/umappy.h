@@ -66,7 +66,8 @@ typedef struct um_file_options {
 } um_file_options;
 
 int um_file_store_open(const um_file_options *options, um_store **store, um_error *error);
-int um_file_store_is_direct(um_store *store);
+int um_file_store_is_direct(um_store *store); /* 1: whole aligned blocks of every part go past the page cache */
+uint64_t um_file_store_part_size(um_store *store, uint32_t index);
 
 /* Faults for tests and for users who want to see what their program does then; each owns its inner store. */
 typedef struct um_fault_options {
@@ -82,6 +83,23 @@ typedef struct um_fault_options {
 int um_fault_store_open(um_store *inner, const um_fault_options *options, um_store **store);
 void um_fault_store_set(um_store *store, const um_fault_options *options);
 uint64_t um_fault_store_calls(um_store *store); /* calls that matched ops and bytes so far */
+
+/* One call that a log store passed on. */
+typedef struct um_log_record {
+  uint64_t start_ns; /* CLOCK_MONOTONIC */
+  uint64_t took_ns;
+  uint64_t offset, length; /* bytes; 0 for a flush */
+  int32_t op;              /* UM_OP_... */
+  int32_t code;            /* errno or UM_E... it failed with; 0: it did not */
+  uint32_t thread_id;      /* kernel id of the calling thread */
+} um_log_record;
+
+int um_log_store_open(um_store *inner, uint64_t capacity, um_store **store); /* keeps the newest `capacity` records */
+uint64_t um_log_store_take(um_store *store, um_log_record *records, uint64_t count, uint64_t *lost); /* oldest first */
+
+/* A fault or log store closes its inner store when it is closed, but its own calls above work until the last release. */
+void um_wrapper_retain(um_store *store);
+void um_wrapper_release(um_store *store);
 
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
@@ -146,6 +164,7 @@ int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, 
                         uint64_t *done);
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
+int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
 int um_region_tainted(um_region *region);
 int um_region_retry(um_region *region); /* failed pages become absent again; how many */
 
