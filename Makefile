@@ -43,14 +43,14 @@ format: .venv-test/installed
 	.venv-test/bin/ruff format .
 	.venv-test/bin/clang-format -i $(C_SOURCES)
 
-test-engine:
-	$(MAKE) -C tests/engine test
+test-engine: packages
+	$(MAKE) -j $(JOBS) -C tests/engine test
 
-test-engine-asan:
-	$(MAKE) -C tests/engine test SANITIZE=address
+test-engine-asan: packages
+	$(MAKE) -j $(JOBS) -C tests/engine test SANITIZE=address
 
-test-engine-tsan:
-	$(MAKE) -C tests/engine test SANITIZE=thread
+test-engine-tsan: packages
+	$(MAKE) -j $(JOBS) -C tests/engine test SANITIZE=thread
 
 test-python: .venv-test/installed
 	.venv-test/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST)
