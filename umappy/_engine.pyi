@@ -36,7 +36,14 @@ class um_file_options: ...
 class um_fault_options: ...
 
 @type_check_only
-class um_log_record: ...
+class um_log_record:
+    start_ns: int
+    took_ns: int
+    offset: int
+    length: int
+    op: int
+    code: int
+    thread_id: int
 
 @type_check_only
 class um_pager_options: ...
