@@ -4,7 +4,7 @@ An external merge sort. Sorted runs as long as a buffer go to scratch; then the 
 sampled splitters, which lets every core work on the merge and uses numpy's SIMD sort for it. Each byte is read twice
 and written twice, as long as the data is below about budget squared over the size of one read (256 KiB); beyond that
 every merge pass adds one of each. Data that fits in the buffers is read once and written once.
-(Knuth, The Art of Computer Programming 3, 5.4; sampled splitters: see _sort_cuts.)
+(Knuth, The Art of Computer Programming 3, 5.4; sampled splitters: see _sort.cuts.)
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, SupportsIndex, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from umappy._scratch import find_folder, open_scratch
-from umappy._sort_keys import Ordering, make_ordering
-from umappy._sort_merge import merge_runs
-from umappy._sort_plan import Plan, make_plan
-from umappy._sort_progress import ProgressCallback, SortProgress, open_report
-from umappy._sort_runs import make_runs
-from umappy._sort_stream import ByteStream
-from umappy._sort_workers import make_buffer
+from umappy._sort.keys import Ordering, make_ordering
+from umappy._sort.merge import merge_runs
+from umappy._sort.plan import Plan, make_plan
+from umappy._sort.progress import ProgressCallback, SortProgress, open_report
+from umappy._sort.runs import make_runs
+from umappy._sort.scratch import find_folder, open_scratch
+from umappy._sort.stream import ByteStream
+from umappy._sort.workers import make_buffer
 from umappy.array import region_of
 from umappy.config import Config, config
 from umappy.errors import BudgetError

@@ -1,0 +1,1 @@
+"""The parts of `umappy.sort`: plan, then runs, then merge; each in a module of its own."""

@@ -1,0 +1,83 @@
+"""How much memory each part of a sort gets, and what follows from it: runs, merge passes, samples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from dataclasses import dataclass
+
+from umappy._sort.keys import Ordering
+from umappy.errors import BudgetError
+from umappy.sizes import format_size
+
+WORKERS_MAX = 8
+# A merge reads a run in pieces of about this size; shorter ones make a disk seek more than it reads.
+PIECE_BYTES = 256 << 10
+# Runs longer than this are not sorted or written faster, and a stop has to wait for them.
+RUN_BYTES = 256 << 20
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of one sort."""
+
+    workers: int
+    private_bytes: int  # of the budget, for buffers and samples
+    buffer_bytes: int  # each worker's: its elements and a chunk of output
+    chunk_bytes: int
+    run_count: int  # elements of a run, and of a partition at most
+    sample_step: int  # every so many-th element of a run has its key kept
+    fan_in: int  # runs merged at once
+    passes: int  # merge passes
+    window_bytes: int  # how far a worker prefetches
+
+    @property
+    def in_memory(self) -> bool:
+        return self.passes == 0
+
+
+def make_plan(count: int, ordering: Ordering, memory: int, streaming_min: int, page_size: int) -> Plan:
+    """Returns the plan for sorting `count` elements through `memory` bytes.
+
+    `streaming_min` bytes at least stay with the pager, which reads and writes in pages of `page_size`. BudgetError
+    when a buffer would not hold a handful of elements.
+    """
+    itemsize = ordering.dtype.itemsize
+    private = min(memory * 3 // 4, memory - streaming_min)
+    element = itemsize + ordering.work_bytes
+    if count * element + min(CHUNK_BYTES, count * itemsize) <= private:
+        chunk = min(CHUNK_BYTES, count * itemsize)
+        return Plan(1, count * element + chunk, count * itemsize + chunk, chunk, count, count, 1, 0, memory // 16)
+
+    sample_bytes = private // 32
+    workers = max(2, min(WORKERS_MAX, len(os.sched_getaffinity(0)), private // (64 * page_size)))
+    share = (private - sample_bytes) // workers
+    chunk = max(itemsize, min(CHUNK_BYTES, share // 16))
+    # Runs no longer than needed for one merge pass, as far as the budget goes.
+    useful = max(RUN_BYTES, 2 * math.isqrt(count * itemsize * PIECE_BYTES))
+    run_count = min((share - chunk) // element, useful // itemsize)
+    if run_count < 16:
+        least = 2 * (16 * element + chunk) * 4 // 3 + streaming_min
+        raise BudgetError(
+            f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes; "
+            f"give at least {format_size(least)}"
+        )
+    piece = max(page_size, min(PIECE_BYTES, share // 16))
+    fan_in = max(2, run_count * itemsize // piece)
+    runs = -(-count // run_count)
+    passes = next(number for number in itertools.count(1) if fan_in**number >= runs)
+    sample_step = max(1, (64 << 10) // itemsize, -(-count * ordering.key_dtype.itemsize // sample_bytes))
+    return Plan(
+        workers=workers,
+        private_bytes=workers * (run_count * element + chunk) + sample_bytes,
+        buffer_bytes=run_count * itemsize + chunk,
+        chunk_bytes=chunk,
+        run_count=run_count,
+        sample_step=sample_step,
+        # The smallest with which as many passes do.
+        fan_in=next(number for number in itertools.count(2) if number**passes >= runs),
+        passes=passes,
+        window_bytes=max(page_size, memory // (16 * workers)),
+    )

@@ -1,0 +1,113 @@
+"""One way to read and write an array's bytes in order, in a region or not.
+
+In a region, reads are prefetched a window ahead and dropped behind, and writes go around reading what they replace.
+Everything is cut into segments, so that a stop is noticed soon and prefetching keeps in step. A stream over a whole
+region keeps no array of it, so that the region can be closed whoever still holds the stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from umappy.array import region_of
+from umappy.region import Region
+
+SEGMENT_BYTES = 1 << 20
+
+Bytes = NDArray[np.uint8]
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ByteStream:
+    """The bytes of one array, or of one region."""
+
+    memory: Bytes | None  # None: all of `region`
+    region: Region | None  # where the bytes lie, if in one
+    offset: int  # bytes from the start of the region
+    window_bytes: int  # how far a reader prefetches
+
+    @classmethod
+    def over_array(cls, a: NDArray[Any], window_bytes: int) -> ByteStream:
+        """`a` is one-dimensional and contiguous."""
+        region, offset = region_of(a) or (None, 0)
+        return cls(a.view(np.ndarray).view(np.uint8), region, offset, window_bytes)
+
+    @classmethod
+    def over_region(cls, region: Region, window_bytes: int) -> ByteStream:
+        return cls(None, region, 0, window_bytes)
+
+    def view(self, start: int, stop: int) -> Bytes:
+        """Returns the bytes start..stop as an array, to be let go of at once."""
+        if self.memory is not None:
+            return self.memory[start:stop]
+        assert self.region is not None
+        return np.frombuffer(self.region, np.uint8, stop - start, start)
+
+    def read(self, ranges: Iterable[Range], destination: Bytes, check: Callable[[], None]) -> None:
+        """Copies the ranges, one behind the other, to `destination`, calling `check` every now and then."""
+        place = 0
+        ahead: deque[Range] = deque()
+        ahead_bytes = 0
+        segments = iter(_cut(ranges))
+        more = True
+        while more or ahead:
+            while more and (not ahead or ahead_bytes < self.window_bytes):
+                segment = next(segments, None)
+                if segment is None:
+                    more = False
+                    break
+                self.prefetch(*segment)
+                ahead.append(segment)
+                ahead_bytes += segment[1] - segment[0]
+            if not ahead:
+                break
+            check()
+            start, stop = ahead.popleft()
+            ahead_bytes -= stop - start
+            np.copyto(destination[place : place + stop - start], self.view(start, stop))
+            self.drop(start, stop)
+            place += stop - start
+
+    def write(self, offset: int, source: Bytes, check: Callable[[], None]) -> None:
+        """Writes `source` at byte `offset`."""
+        for start in range(0, len(source), SEGMENT_BYTES):
+            check()
+            part = source[start : start + SEGMENT_BYTES]
+            if self.region is not None:
+                self.region.overwrite(self.offset + offset + start, part)
+            else:
+                np.copyto(self.view(offset + start, offset + start + len(part)), part)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        if self.region is not None and stop > start:
+            self.region.prefetch(slice(self.offset + start, self.offset + stop))
+
+    def prefetch_ranges(self, ranges: Iterable[Range]) -> None:
+        """Prefetches the ranges, as much as a reader's window."""
+        room = self.window_bytes
+        for start, stop in ranges:
+            if room <= 0:
+                return
+            self.prefetch(start, min(stop, start + room))
+            room -= stop - start
+
+    def drop(self, start: int, stop: int) -> None:
+        """Makes room: these bytes are not read again soon."""
+
+    def check(self) -> None:
+        """Raises what a fill or a write has failed with so far."""
+        if self.region is not None:
+            self.region.check()
+
+
+def _cut(ranges: Iterable[Range]) -> Iterator[Range]:
+    for start, stop in ranges:
+        for begin in range(start, stop, SEGMENT_BYTES):
+            yield begin, min(stop, begin + SEGMENT_BYTES)
