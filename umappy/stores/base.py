@@ -67,3 +67,7 @@ class Store(abc.ABC):
     def _release(self) -> um_store:
         """Hands the native store to a region or a wrapper, which closes it."""
         raise TypeError(f"{self!r} has no native store and cannot be mapped")
+
+    def _reclaim(self, handle: um_store) -> None:
+        """Undoes `_release`, where the new owner could not be made."""
+        raise TypeError(f"{self!r} has no native store")

@@ -1,0 +1,48 @@
+"""umappy: memory mapping in user space. Arrays larger than memory, over files and other stores, within a budget."""
+
+from umappy import stores
+from umappy.config import config
+from umappy.errors import (
+    BudgetError,
+    ClosedError,
+    ForkedRegionError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreTimeoutError,
+    StoreTruncatedError,
+    UffdUnavailableError,
+    UmapError,
+)
+from umappy.pager import Pager, default_pager
+from umappy.region import Region
+from umappy.sort import sort
+from umappy.stats import Residency, Stats
+from umappy.stores import FileStore, Store
+from umappy._umap import umap
+
+__all__ = [
+    "BudgetError",
+    "ClosedError",
+    "FileStore",
+    "ForkedRegionError",
+    "Pager",
+    "Region",
+    "Residency",
+    "Stats",
+    "Store",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreTimeoutError",
+    "StoreTruncatedError",
+    "UffdUnavailableError",
+    "UmapError",
+    "config",
+    "default_pager",
+    "sort",
+    "stores",
+    "umap",
+]

@@ -1,0 +1,103 @@
+"""`umap`: from a store, or a path, to a region."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import SupportsIndex
+
+from umappy._engine import lib
+from umappy.config import Config, config
+from umappy.pager import Pager, default_pager
+from umappy.region import Region
+from umappy.sizes import format_size, parse_size
+from umappy.stores import FileStore, Store
+
+PAGE_SIZE_AUTO = 64 << 10
+"""The page size that "auto" chooses where the budget allows it: see docs/design.md."""
+PAGE_SIZE_LEAST = 4 << 10
+MODES = ("r", "r+", "w+", "x", "readonly", "readwrite", "write")
+
+
+def umap(
+    store: Store | str | os.PathLike[str],
+    size: SupportsIndex | str | None = None,
+    *,
+    mode: str | None = None,
+    page_size: SupportsIndex | str | None = None,
+    pager: Pager | None = None,
+) -> Region:
+    """Maps a store into memory and returns the region, an `mmap.mmap` of `size` bytes.
+
+    `store` is a Store, or the path of a file. `size` is bytes or "4GiB"; default: all the store holds. `mode` is "r",
+    "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long names;
+    default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of two from
+    4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it.
+
+    Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
+    BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.
+    """
+    if isinstance(size, str) and size in MODES:
+        raise TypeError(f"umap(store, {size!r}): the second argument is the size; write mode={size!r}")
+    bytes_wanted = None if size is None else parse_size(size, "size")
+    if bytes_wanted == 0:
+        raise ValueError("size is 0: there is nothing to map")
+    owner = pager if pager is not None else default_pager()
+    page_bytes = _choose_page_size(config.resolve(Config.page_size, page_size), owner)
+    opened = store if isinstance(store, Store) else _open_path(store, bytes_wanted, mode)
+    try:
+        writable = _choose_writable(opened, mode)
+        length = _choose_size(opened, bytes_wanted)
+        return Region._map(opened, length, writable=writable, page_size=page_bytes, pager=owner)
+    except BaseException:
+        if opened is not store:
+            opened.close()
+        raise
+
+
+def _open_path(path: object, size: int | None, mode: str | None) -> Store:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{path!r}: wants a umappy store or the path of a file")
+    name = os.fspath(path)
+    if isinstance(path, str) and (scheme := re.match(r"[a-z][a-z0-9+.-]*://", path)):
+        raise ValueError(f"{path!r}: no store for {scheme[0]} in this version; a file of that name is './{path}'")
+    if os.fsdecode(name).endswith(".zst"):
+        raise ValueError(
+            f"{name!r}: this version cannot map what is inside a .zst file; FileStore({name!r}) maps its compressed bytes"
+        )
+    return FileStore(name, mode or "r", size=size)
+
+
+def _choose_writable(store: Store, mode: str | None) -> bool:
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"mode is {mode!r}: wants one of {', '.join(map(repr, MODES))}")
+    if mode is None or not isinstance(store, Store):
+        return store.writable
+    if mode in ("r", "readonly"):
+        return False
+    if not store.writable:
+        raise ValueError(f"mode is {mode!r}, but {store!r} was opened for reading; open the store with mode='r+'")
+    return True
+
+
+def _choose_size(store: Store, size: int | None) -> int:
+    if size is None:
+        if store.size == 0:
+            raise ValueError(f"{store!r} is empty: there is nothing to map; give a size with mode='r+' to extend it")
+        return store.size
+    if size > store.size:
+        raise ValueError(
+            f"size is {format_size(size)} ({size} bytes), but {store!r} holds {store.size}; a file grows when it is "
+            "opened with mode='r+' and that size"
+        )
+    return size
+
+
+def _choose_page_size(wanted: int | str, pager: Pager) -> int:
+    if isinstance(wanted, int):
+        return wanted
+    stats = pager.stats()
+    size = PAGE_SIZE_AUTO
+    while size > PAGE_SIZE_LEAST and lib.um_pager_memory_min(size, stats.fillers, stats.evictors) > pager.memory:
+        size //= 2
+    return size

@@ -1,0 +1,177 @@
+/* fault.c: what becomes of a fault message. The leading filler calls um_fault_handle for each; it does system calls but
+ * never I/O. Only a page that must be read goes to the demand queue.
+ *
+ * Races, by the state a message finds:
+ *  - fill against fault: FILLING. The filler's wake, after the state is final, is still to come.
+ *  - evict against fault: EVICTING. WAITER; the wake after ABSENT sends the thread back for a fill.
+ *  - evict against write: CLEAN and a write. Who changes the word first wins: either the page becomes DIRTY and the
+ *    evictor's exchange fails, or EVICTING and the writer waits. No write can fall between the two, the page is
+ *    protected until the word says DIRTY.
+ *  - flush against write: WRITING and a write. The page is unprotected at once and REDIRTIED; what is being written is
+ *    a copy. BUSY keeps the unprotect and the evictor's protect apart: a late unprotect of a page that has become
+ *    CLEAN again would lose every later write.
+ *  - the user's own madvise against everything: a missing page where the state says there is one. The kernel is asked,
+ *    and what is gone is repaired: read again if the store has it, else FAILED. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+/* CLEAN, DIRTY or WRITING and a write: the word first (it is final before the wake), then the memory. */
+static bool unprotect(um_region *r, uint64_t page, um_word w) {
+  enum um_state state = um_word_state(w) == UM_WRITING ? UM_WRITING : UM_DIRTY;
+  um_word flags = (w & (UM_COPYING | UM_LOST | UM_WAITER)) | (state == UM_WRITING ? UM_REDIRTIED : 0);
+  um_pager *p = r->pager;
+  um_frame_id id = um_word_frame(w);
+  if (!um_page_change(r, page, &w, um_word_make(state, flags | UM_BUSY, id)))
+    return false;
+  p->frames[id].born_ns = um_now_ns();
+  if (um_uffd_unprotect(p->uffd, um_page_address(r, page), um_page_memory(r, page)))
+    um_page_wake(r, page, 1); /* the mapping is changing under us: it faults again */
+  for (w = um_page_load(r, page); !um_page_change(r, page, &w, w & ~(um_word)(UM_BUSY | UM_WAITER));)
+    ;
+  if (w & UM_WAITER)
+    um_page_wake(r, page, 1);
+  return true;
+}
+
+static void record_dropped(um_region *r, uint64_t page, uint32_t thread_id) {
+  um_error error;
+  um_error_set(&error, UM_EDROPPED, UM_OP_MEMORY, page << r->page_shift, um_run_bytes(r, page, 1),
+               "unwritten bytes were dropped by somebody's madvise or munmap");
+  um_error_record(r, &error, thread_id);
+}
+
+/* FAILED or CLEAN: drop all of the page; whoever still wants it faults again. */
+static bool drop(um_region *r, uint64_t page, um_word w) {
+  um_frame_id id = um_word_frame(w);
+  if (!um_page_change(r, page, &w, um_word_make(UM_EVICTING, w & UM_WAITER, id)))
+    return false;
+  um_frame_unlist(r->pager, id);
+  um_evict_drop(r, page, 1);
+  return true;
+}
+
+/* DIRTY, and some of it is gone: nobody has those bytes. */
+static bool fail_dropped(um_region *r, uint64_t page, um_word w, uint32_t thread_id) {
+  if (!um_page_change(r, page, &w, w | UM_BUSY))
+    return false;
+  um_fill_place_failed(r, page, true);
+  um_uffd_protect(r->pager->uffd, um_page_address(r, page), um_page_memory(r, page));
+  atomic_store(&r->tainted, true);
+  record_dropped(r, page, thread_id);
+  um_page_release(r, page, UM_FAILED);
+  return true;
+}
+
+enum outcome { DONE, AGAIN, WAKE, FILL };
+
+static enum outcome wait_for_owner(um_region *r, uint64_t page, um_word w) {
+  return um_page_change(r, page, &w, w | UM_WAITER) ? DONE : AGAIN;
+}
+
+static enum outcome absent(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
+  if (!um_page_claim(r, page, id))
+    return *id == UM_NIL ? WAKE : AGAIN; /* no descriptor: more faults under way than there can be pages; it tries again */
+  um_pager *p = r->pager;
+  um_frame *f = &p->frames[*id];
+  f->write = write;
+  f->fault_ns = um_now_ns();
+  f->thread_id = m->thread_id;
+  f->thread_turn = atomic_fetch_add_explicit(&p->turns[m->thread_id % UM_TURN_SLOTS], 1, memory_order_relaxed);
+  if (write)
+    UM_COUNT(r, write_faults, 1);
+  else
+    UM_COUNT(r, read_faults, 1);
+  return FILL;
+}
+
+static enum outcome write_to_protected(um_region *r, uint64_t page, um_word w) {
+  switch (um_word_state(w)) {
+  case UM_CLEAN:
+  case UM_DIRTY:
+  case UM_WRITING:
+    if (w & UM_BUSY)
+      return wait_for_owner(r, page, w);
+    if (!unprotect(r, page, w))
+      return AGAIN;
+    UM_COUNT(r, protect_faults, 1);
+    return DONE;
+  case UM_FAILED: /* fetch it once more, for the write; if that fails too it is FAILED and writable */
+    if (w & UM_BUSY)
+      return wait_for_owner(r, page, w);
+    drop(r, page, w);
+    return AGAIN;
+  default:
+    return DONE;
+  }
+}
+
+static enum outcome missing_but_there(um_region *r, uint64_t page, um_word w, const struct uffd_msg *m) {
+  if (um_uffd_present(r->pager->pagemap, m->address)) {
+    UM_COUNT(r, stale_faults, 1);
+    return WAKE;
+  }
+  switch (um_word_state(w)) {
+  case UM_CLEAN:
+    if (w & UM_BUSY)
+      return wait_for_owner(r, page, w);
+    drop(r, page, w);
+    return AGAIN;
+  case UM_DIRTY:
+    if (w & UM_BUSY)
+      return wait_for_owner(r, page, w);
+    return fail_dropped(r, page, w, m->thread_id) ? DONE : AGAIN;
+  case UM_WRITING:
+    if (!(w & UM_COPYING)) /* the copy is whole: when the store has it the page is read again */
+      return wait_for_owner(r, page, w);
+    /* The thread that waits may be the evictor itself, in the middle of its copy. */
+    if (!um_page_change(r, page, &w, w | UM_LOST))
+      return AGAIN;
+    um_fill_place_failed(r, page, true);
+    return WAKE;
+  case UM_FAILED:
+    um_fill_place_failed(r, page, true);
+    return WAKE;
+  default:
+    return DONE;
+  }
+}
+
+void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
+  um_region *r = um_region_enter(p, (uintptr_t)m->address);
+  if (!r)
+    return; /* its gate is closed or it is gone: the wake of gate_open or forget is still to come */
+  uint64_t page = (m->address - r->address) >> r->page_shift;
+  bool protected = m->flags & UM_FAULT_PROTECT, write = m->flags & UM_FAULT_WRITE;
+  um_frame_id id = UM_NIL;
+  enum outcome outcome;
+  do {
+    um_word w = um_page_load(r, page);
+    switch (um_word_state(w)) {
+    case UM_ABSENT:
+      outcome = absent(r, page, write || protected, m, &id);
+      break;
+    case UM_FILLING:
+      outcome = DONE;
+      break;
+    case UM_EVICTING:
+      outcome = wait_for_owner(r, page, w);
+      break;
+    default:
+      outcome = protected ? write_to_protected(r, page, w) : missing_but_there(r, page, w, m);
+    }
+  } while (outcome == AGAIN);
+  if (outcome == FILL)
+    um_queue_push(p, demand, id);
+  else if (outcome == WAKE)
+    um_page_wake(r, page, 1);
+  um_gate_leave(r);
+}
+
+void um_fault_served(um_region *r, const um_frame *f) {
+  if (f->fault_ns == 0)
+    return;
+  uint64_t ns = um_now_ns() - f->fault_ns;
+  unsigned bucket = ns < 2 ? 0 : 63u - (unsigned)__builtin_clzll(ns);
+  UM_COUNT(r, fault_ns[bucket < UM_HISTOGRAM_BUCKETS ? bucket : UM_HISTOGRAM_BUCKETS - 1], 1);
+}

@@ -1,0 +1,166 @@
+/* fill.c: a filler brings a page in for a fault.
+ *
+ * The store reads into the worker's staging buffer; the mechanism places it. A page larger than the buffer is placed
+ * piece by piece, protected, and opened at the end, so that nobody writes into a page that may still fail.
+ *
+ * No filler ever waits for memory: a fill that finds none goes to the starved queue, and whoever frees memory moves it
+ * back (workers.c). After `timeout` without a byte freed it is given up: the page is placed as FAILED from the memory
+ * kept for that. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+#define TRIES 3
+
+static uint8_t failed_bytes[1 << 16] __attribute__((aligned(4096)));
+
+__attribute__((constructor)) static void failed_bytes_init(void) {
+  memset(failed_bytes, 0xff, sizeof failed_bytes);
+}
+
+/* What is there already stays: the copy steps over it. */
+int um_fill_place_failed(um_region *r, uint64_t page, bool protect) {
+  uint64_t length = um_page_memory(r, page);
+  for (uint64_t done = 0; done < length; done += sizeof failed_bytes) {
+    uint64_t n = um_min(length - done, sizeof failed_bytes);
+    int code = r->pager->mechanism->place(r, um_page_address(r, page) + done, failed_bytes, n, protect);
+    if (code)
+      return code;
+  }
+  return 0;
+}
+
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+  uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
+  for (int attempt = 1;; attempt++) {
+    error->code = 0;
+    int code = r->store->ops->read(r->store, offset, w->staging, length, error);
+    UM_COUNT(r, store_reads, 1);
+    if (code == 0) {
+      UM_COUNT(r, bytes_read, length);
+      return 0;
+    }
+    if (attempt == TRIES || !um_error_passing(-code) || um_now_ns() >= deadline || atomic_load(&w->pager->stop))
+      return code;
+    UM_COUNT(r, retries, 1);
+    struct timespec pause = {0, 10000000L << (2 * attempt)};
+    nanosleep(&pause, NULL);
+  }
+}
+
+/* Reads and places the pages [first, first + count), all FILLING and this thread's. */
+int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error) {
+  uint64_t memory = um_run_memory(r, first, count), start = first << r->page_shift;
+  for (uint64_t done = 0; done < memory;) {
+    uint64_t n = um_min(memory - done, w->staging_size);
+    uint64_t data = um_min(n, r->size - start - done);
+    int code = um_fill_read(w, r, start + done, data, error);
+    if (code)
+      return code;
+    memset((char *)w->staging + data, 0, n - data);
+    um_gate_enter_wait(r);
+    code = r->pager->mechanism->place(r, r->address + start + done, w->staging, n, protect);
+    um_gate_leave(r);
+    if (code)
+      return um_error_set(error, -code, UM_OP_MEMORY, start + done, n, "the kernel would not place the page");
+    done += n;
+  }
+  return 0;
+}
+
+static void starve(um_pager *p, um_frame_id id, uint64_t length) {
+  pthread_mutex_lock(&p->lock);
+  if (p->starved.length == 0) {
+    p->starved_ns = um_now_ns();
+    p->starved_freed = atomic_load(&p->freed);
+  }
+  um_queue_push(p, &p->starved, id);
+  atomic_fetch_add(&p->memory_waiters, 1);
+  pthread_mutex_unlock(&p->lock);
+  um_evict_ask(p);
+  /* Race: memory freed between the failed reservation and the push saw no waiter. */
+  if (um_budget_free(p) > atomic_load(&p->emergency) + length)
+    um_memory_freed(p);
+}
+
+static bool reserve(um_pager *p, uint64_t bytes) {
+  for (int attempt = 0; attempt < 4; attempt++) {
+    if (um_budget_try(p, bytes, atomic_load(&p->emergency)))
+      return true;
+    if (!um_evict_one_clean(p))
+      return false;
+  }
+  return false;
+}
+
+static void place(um_pager *p, um_region *r, um_frame_id id, enum um_state state) {
+  um_frame *f = &p->frames[id];
+  uint64_t page = f->page;
+  f->born_ns = um_now_ns();
+  um_fault_served(r, f);
+  um_frame_list(p, id); /* before the release: afterwards the descriptor may be somebody else's */
+  um_page_release(r, page, state);
+  um_page_wake(r, page, 1);
+  um_gate_leave(r);
+}
+
+static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
+  um_frame *f = &p->frames[id];
+  uint64_t page = f->page, length = um_page_memory(r, page);
+  um_gate_enter_wait(r);
+  UM_COUNT(r, fill_errors, 1);
+  um_memory_drop(um_page_address(r, page), length);
+  if (um_fill_place_failed(r, page, !f->write) == 0) {
+    atomic_store(&r->tainted, true);
+    um_error_record(r, error, f->thread_id);
+    place(p, r, id, UM_FAILED);
+    return;
+  }
+  /* The kernel has no memory for it either. Not a page we can answer for: the thread faults again. */
+  um_memory_drop(um_page_address(r, page), length);
+  um_page_absent(r, page);
+  um_gate_leave(r);
+  um_budget_release(p, length);
+}
+
+void um_fill_demand(um_worker *w, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  uint64_t page = f->page, length = um_page_memory(r, page);
+  um_error error = {0};
+
+  if (!reserve(p, length)) {
+    pthread_mutex_lock(&p->lock);
+    bool give_up = f->give_up;
+    if (give_up)
+      error = p->write_error;
+    pthread_mutex_unlock(&p->lock);
+    if (!give_up) {
+      starve(p, id, length);
+      return;
+    }
+    if (!um_budget_try(p, length, 0)) { /* other failures hold what was kept: the thread faults again */
+      um_gate_enter_wait(r);
+      um_page_absent(r, page);
+      um_gate_leave(r);
+      return;
+    }
+    if (error.code == 0)
+      um_error_set(&error, ENOMEM, UM_OP_MEMORY, page << r->page_shift, length,
+                   "no memory came free within the budget: every page is being written or pinned down");
+    fail(p, r, id, &error);
+    return;
+  }
+
+  bool pieces = length > w->staging_size;
+  if (um_fill_pages(w, r, page, 1, !f->write || pieces, &error)) {
+    fail(p, r, id, &error);
+    return;
+  }
+  UM_COUNT(r, fills, 1);
+  um_gate_enter_wait(r);
+  if (f->write && pieces)
+    um_uffd_unprotect(p->uffd, um_page_address(r, page), length);
+  place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
+}

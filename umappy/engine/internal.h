@@ -1,0 +1,328 @@
+/* internal.h: the engine's own structures, its lock order and its invariants.
+ *
+ * Invariants; the code refers to them by number, debug builds (UM_DEBUG) check what can be checked:
+ *
+ *  1. Whoever moves a page out of a stable state, or sets its BUSY flag, owns it until it puts it back.
+ *  2. Every fault message ends in at least one wake after the state is final. Who finds a page owned by somebody
+ *     else sets WAITER and leaves the wake to the owner; a fill always wakes. A message for memory that the state
+ *     says is there asks the kernel: present: wake; absent: repair, then wake. Never wake and hope.
+ *  3. used <= memory at every moment; what a fill needs is reserved before it starts.
+ *  4. A page leaves DIRTY and WRITING only when the store has accepted its bytes.
+ *  5. Engine threads touch memory only in states they own. Only evictors read region memory (they copy it for
+ *     writing), never a filler: a page somebody dropped under the engine faults, and a filler must be there to
+ *     serve that fault.
+ *  6. The lock order below; no lock and no gate is held across store I/O.
+ *  7. The bytes given to store->write are a private copy: they do not change while it runs.
+ *
+ * Lock order: a thread may take a lock only while it holds none that stands below it.
+ *
+ *     um_region_registry   the process's regions (exit)                      fork.c
+ *     pager->regions_lock  the pager's sorted regions                        region.c
+ *     region->gate         counts threads inside; not a mutex, see gate.c
+ *     pager->lock          queues, jobs, idle fillers, waits for memory      workers.c, evict.c, job.c
+ *     pager->frames_lock   descriptors and the eviction list                 frames.c
+ *     region->errors.lock  failure records                                   error.c
+ */
+#ifndef UM_INTERNAL_H
+#define UM_INTERNAL_H
+
+#include "store.h"
+#include "umappy.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define UM_PAGE_SIZE_MIN 4096u
+#define UM_PAGE_SIZE_MAX (64u << 20)
+#define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run */
+#define UM_GRACE_NS 1000000u      /* a page just placed stays this long ... */
+#define UM_GRACE_TURNS 8u         /* ... or until its thread faulted so often again */
+#define UM_TURN_SLOTS 1024u
+#define UM_ERRORS_KEPT 16u
+#define UM_TICK_MS 100u /* no wait of an engine thread is longer than ten of these */
+#define UM_NIL 0u       /* frame 0 is never used */
+
+typedef uint64_t um_word;
+typedef uint32_t um_frame_id;
+
+/* A frame descriptor: what the engine remembers of a page that is filling or resident. */
+typedef struct um_frame {
+  um_region *region;    /* set by who took the descriptor; constant until it is given back */
+  uint64_t page;        /* likewise */
+  uint64_t born_ns;     /* when it was placed or last seen used; relaxed, written by the page's owner */
+  uint64_t fault_ns;    /* when its fault was read, 0: prefetch; the filler's */
+  uint32_t thread_id;   /* whose fault; the filler's */
+  uint32_t thread_turn; /* that thread's count of faults then; grace */
+  um_frame_id prev;     /* frames_lock: eviction list; */
+  um_frame_id next;     /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
+  bool listed;          /* frames_lock: on the eviction list */
+  bool write;           /* the fault was a write; the filler's */
+  bool give_up;         /* pager->lock: it waited for memory too long */
+} um_frame;
+
+typedef struct um_queue {
+  um_frame_id head, tail;
+  uint32_t length;
+} um_queue;
+
+typedef struct um_span {
+  _Atomic uint32_t live;  /* pages not absent that touch it; UM_LIVE_DROPPING: its tables are being freed */
+  _Atomic uint32_t dirty; /* pages DIRTY or WRITING that begin in it */
+} um_span;
+
+typedef struct um_errors {
+  pthread_mutex_t lock;
+  uint64_t count; /* ever recorded; lock */
+  um_error kept[UM_ERRORS_KEPT]; /* the newest, at count % UM_ERRORS_KEPT; lock */
+} um_errors;
+
+typedef struct um_counters {
+  _Atomic uint64_t read_faults, write_faults, protect_faults, stale_faults;
+  _Atomic uint64_t fills, prefetches, evictions, writes;
+  _Atomic uint64_t store_reads, store_writes, store_flushes, bytes_read, bytes_written;
+  _Atomic uint64_t fill_errors, write_errors, retries;
+  _Atomic uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];
+} um_counters;
+
+struct um_region {
+  um_pager *pager;     /* constant */
+  um_store *store;     /* constant; the binding closes it after the region is forgotten */
+  uintptr_t address;   /* constant */
+  uint64_t size;       /* bytes of data; constant */
+  uint64_t mapped;     /* size rounded up to host pages; constant */
+  uint64_t page_size;  /* constant, and so the three below */
+  uint64_t page_count;
+  uint32_t page_shift;
+  uint32_t span_shift; /* a span is the larger of 2 MiB and the page, aligned by absolute address */
+  bool writable;       /* constant */
+  _Atomic uint64_t *words;      /* one word a page; touched as pages are; words.c */
+  _Atomic uint32_t *block_live; /* pages not absent a host page of words; words.c */
+  um_span *spans;               /* words.c */
+  uint64_t words_mapped, blocks_mapped, spans_mapped, span_count;
+  _Atomic uint32_t gate;    /* threads inside, or UM_GATE_CLOSED; gate.c */
+  _Atomic uint32_t filling; /* pages FILLING */
+  _Atomic uint32_t writing; /* pages WRITING */
+  _Atomic uint64_t dirty;   /* pages DIRTY or WRITING */
+  _Atomic uint64_t resident; /* pages in memory */
+  _Atomic uint32_t jobs;    /* jobs not yet finished */
+  _Atomic uint64_t charged; /* bytes of bookkeeping in the budget; words.c */
+  _Atomic bool tainted;     /* a page FAILED, ever */
+  _Atomic uint64_t untold;  /* failure records nobody was told of */
+  um_errors errors;
+  um_counters counters;
+  void *fork_slot; /* fork.c */
+};
+
+typedef enum um_job_kind { UM_JOB_FLUSH, UM_JOB_EVICT, UM_JOB_PREFETCH } um_job_kind;
+
+struct um_job {
+  um_region *region; /* constant; valid until done */
+  um_pager *pager;   /* constant; valid while the region's binding is */
+  um_job_kind kind;  /* constant */
+  bool durable;      /* flush the store at the end; constant */
+  uint64_t cursor;   /* next page to claim; pager->lock, and so all below */
+  uint64_t end;      /* page after the last */
+  uint64_t pages;    /* written, evicted or filled */
+  uint32_t refs, active, failures;
+  bool cancelled, done;
+  um_error error; /* the first; code 0: none */
+  um_job *next;
+};
+
+typedef struct um_worker {
+  um_pager *pager;  /* constant, and so all here */
+  void *staging;    /* aligned to 4096; this worker's alone */
+  uint64_t staging_size;
+  pthread_t thread;
+} um_worker;
+
+struct um_pager {
+  int uffd, kick, pagemap; /* constant */
+  uint64_t uffd_inode;     /* constant: to see that somebody closed it under us */
+  uint32_t uffd_mode;      /* constant */
+  uint64_t generation;     /* constant: which process made it; fork.c */
+  const struct um_mechanism *mechanism; /* constant */
+  uint64_t memory, low_water, high_water, timeout_ns; /* constant */
+
+  _Atomic uint64_t used, overhead, peak_used; /* budget.c */
+  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min; /* what the regions there are need; region.c */
+  _Atomic uint64_t emergency; /* the largest page of any region: kept free for a page that holds a failure */
+  _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
+  _Atomic uint64_t freed; /* bytes ever given back: progress, for who waits for memory */
+  _Atomic bool evict_asked; /* the evictors were told that memory is short */
+
+  pthread_mutex_t regions_lock;
+  um_region **regions; /* sorted by address; regions_lock */
+  uint32_t region_count, region_capacity;
+  um_counters retired; /* of regions that are gone; regions_lock */
+
+  pthread_mutex_t frames_lock;
+  um_frame *frames;        /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;  /* constant */
+  uint32_t frame_capacity; /* constant */
+  uint32_t frames_made;    /* descriptors ever used; frames_lock */
+  um_frame_id free_frames; /* frames_lock */
+  um_frame_id list_head, list_tail; /* eviction list, oldest first; frames_lock */
+  uint64_t list_length;    /* frames_lock */
+
+  pthread_mutex_t lock;
+  pthread_cond_t work;       /* fillers wait here */
+  pthread_cond_t evict_work; /* evictors wait here */
+  pthread_cond_t progress;   /* a job ended, a write ended, memory came free: everybody else waits here */
+  um_queue demand, starved;  /* lock */
+  uint64_t starved_freed;    /* `freed` when starvation began or last eased; lock */
+  uint64_t starved_ns;       /* and when; lock */
+  um_job *prefetch_jobs, *write_jobs; /* lock */
+  uint32_t idle, prefetching; /* fillers; lock */
+  bool leader;                /* some filler leads; lock */
+  _Atomic bool stop;          /* set once, by destroy */
+  uint64_t write_backoff_ns;  /* no write-back for eviction before this; lock */
+  uint32_t writes_failed;     /* in a row; lock */
+  um_error write_error;       /* the last failed write-back for eviction; lock */
+
+  um_worker *fillers, *evictors; /* constant */
+  uint32_t filler_count, evictor_count; /* constant after create */
+  _Atomic uint32_t turns[UM_TURN_SLOTS]; /* faults a thread (by id, hashed) */
+  um_pager *registry_next; /* um_region_registry */
+};
+
+static inline uint64_t um_now_ns(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t um_round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+static inline uint64_t um_min(uint64_t a, uint64_t b) {
+  return a < b ? a : b;
+}
+
+static inline uint64_t um_max(uint64_t a, uint64_t b) {
+  return a > b ? a : b;
+}
+
+#define UM_COUNT(region, field, n) atomic_fetch_add_explicit(&(region)->counters.field, (n), memory_order_relaxed)
+
+#ifdef UM_DEBUG
+#define UM_ASSERT(condition) ((condition) ? (void)0 : um_assert_fail(#condition, __FILE__, __LINE__))
+#else
+#define UM_ASSERT(condition) ((void)0)
+#endif
+_Noreturn void um_assert_fail(const char *condition, const char *file, int line);
+_Noreturn void um_fatal(const char *what);
+
+/* memory.c: mappings of the engine's own */
+extern uint64_t um_host_page;
+void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
+void um_memory_unmap(void *address, uint64_t length);
+int um_memory_drop(uintptr_t address, uint64_t length);
+
+/* page geometry */
+static inline uintptr_t um_page_address(const um_region *r, uint64_t page) {
+  return r->address + (page << r->page_shift);
+}
+static inline uint64_t um_page_memory(const um_region *r, uint64_t page) { /* bytes of address range */
+  return um_min(r->page_size, r->mapped - (page << r->page_shift));
+}
+static inline uint64_t um_run_memory(const um_region *r, uint64_t first, uint64_t count) {
+  return um_min(count << r->page_shift, r->mapped - (first << r->page_shift));
+}
+static inline uint64_t um_run_bytes(const um_region *r, uint64_t first, uint64_t count) { /* bytes of data */
+  return um_min(count << r->page_shift, r->size - (first << r->page_shift));
+}
+
+/* budget.c */
+bool um_budget_try(um_pager *p, uint64_t bytes, uint64_t keep); /* false: less than `keep` would be left free */
+void um_budget_release(um_pager *p, uint64_t bytes);
+void um_budget_charge(um_pager *p, uint64_t bytes); /* bookkeeping: counted, never refused */
+void um_budget_uncharge(um_pager *p, uint64_t bytes);
+uint64_t um_budget_free(um_pager *p);
+bool um_budget_low(um_pager *p);       /* below the low water: evictors start */
+uint64_t um_budget_short(um_pager *p); /* bytes below the high water: 0, and they stop */
+
+/* reserve.c */
+int um_memory_wait(um_pager *p, uint64_t bytes, uint64_t keep, uint64_t deadline_ns); /* 0: reserved */
+
+/* frames.c */
+um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page);
+void um_frame_give(um_pager *p, um_frame_id id);
+void um_frame_list(um_pager *p, um_frame_id id);   /* to the young end of the eviction list, from wherever it is */
+void um_frame_unlist(um_pager *p, um_frame_id id); /* no-op when it is not listed */
+void um_frame_unlink(um_pager *p, um_frame_id id); /* the same with frames_lock held */
+bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now);
+void um_queue_push(um_pager *p, um_queue *q, um_frame_id id);
+um_frame_id um_queue_pop(um_pager *p, um_queue *q);
+
+/* gate.c */
+#define UM_GATE_CLOSED 0x80000000u
+bool um_gate_enter(um_region *r);      /* false: closed */
+void um_gate_enter_wait(um_region *r); /* only while a page of it is FILLING or WRITING or a job runs: the gate cannot stay closed */
+void um_gate_leave(um_region *r);
+
+/* region.c */
+um_region *um_region_enter(um_pager *p, uintptr_t address); /* inside its gate, or NULL */
+void um_counters_add(um_stats *stats, const um_counters *c);
+void um_counters_merge(um_counters *to, const um_counters *from);
+
+/* fault.c */
+struct uffd_msg;
+void um_fault_handle(um_pager *p, const struct uffd_msg *message, um_queue *demand);
+void um_fault_served(um_region *r, const um_frame *f); /* histogram */
+
+/* fill.c, prefetch.c */
+void um_fill_demand(um_worker *w, um_frame_id id);
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error);
+int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
+int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
+bool um_prefetch_run(um_worker *w, um_job *job); /* pager->lock held; let go inside. False: no memory */
+
+/* evict.c, writeback.c */
+bool um_evict_one_clean(um_pager *p);
+uint64_t um_evict_batch(um_worker *w); /* bytes given back */
+uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
+void um_evict_ask(um_pager *p);
+int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error);
+uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict);
+uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit); /* DIRTY -> WRITING, from page on */
+
+/* job.c */
+bool um_job_write_step(um_worker *w);    /* pager->lock held; let go inside. False: no job has work left to claim */
+bool um_job_prefetch_step(um_worker *w); /* likewise */
+bool um_job_prefetch_waits(um_pager *p); /* pager->lock held */
+
+/* workers.c */
+void *um_filler_main(void *worker);
+void *um_evictor_main(void *worker);
+void um_work_post(um_pager *p); /* pager->lock held: something was added for fillers */
+void um_memory_freed(um_pager *p); /* somebody may be waiting for it */
+void um_starved_check(um_pager *p); /* gives up fills that waited too long */
+int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
+
+/* error.c */
+void um_error_record(um_region *r, um_error *error, uint32_t thread_id);
+bool um_error_passing(int code); /* worth another try */
+
+/* fork.c */
+void um_fork_init(void);
+uint64_t um_fork_generation(void);
+int um_fork_publish(um_region *r);
+void um_fork_withdraw(um_region *r);
+void um_registry_add(um_pager *p);
+void um_registry_remove(um_pager *p);
+void um_fork_poison(void); /* no region can be read any more */
+static inline bool um_pager_forked(const um_pager *p) {
+  return p->generation != um_fork_generation();
+}
+
+#endif

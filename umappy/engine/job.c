@@ -1,0 +1,266 @@
+/* job.c: work on a range that a caller asks for and may wait for: flush and evict, done by evictors, and prefetch, done by
+ * fillers. A job is cut into spans; each worker claims the next one, so several work on it at once. The caller waits with
+ * a deadline and may walk away; the job goes on. A region cannot be closed while it has jobs. */
+#include "page.h"
+
+#include <limits.h>
+
+#define SPANS_LOOKED_AT 65536 /* a step, under pager->lock */
+#define FAILURES_MAX 16       /* runs that may fail before a flush stops trying the rest */
+#define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
+
+static um_job **list_of(um_pager *p, um_job_kind kind) {
+  return kind == UM_JOB_PREFETCH ? &p->prefetch_jobs : &p->write_jobs;
+}
+
+static void unref(um_job *job) { /* pager->lock held */
+  if (--job->refs == 0)
+    free(job);
+}
+
+static um_job *start(um_region *r, um_job_kind kind, uint64_t offset, uint64_t length, bool durable) {
+  um_pager *p = r->pager;
+  um_job *job = calloc(1, sizeof *job);
+  if (!job)
+    return NULL;
+  offset = um_min(offset, r->size);
+  length = um_min(length, r->size - offset);
+  *job = (um_job){.region = r, .pager = p, .kind = kind, .durable = durable, .refs = 2};
+  job->cursor = offset >> r->page_shift;
+  job->end = length == 0 ? job->cursor : ((offset + length - 1) >> r->page_shift) + 1;
+  pthread_mutex_lock(&p->lock);
+  atomic_fetch_add(&r->jobs, 1);
+  um_job **end = list_of(p, kind);
+  while (*end)
+    end = &(*end)->next;
+  *end = job;
+  if (kind == UM_JOB_PREFETCH)
+    um_work_post(p);
+  else
+    pthread_cond_broadcast(&p->evict_work);
+  pthread_mutex_unlock(&p->lock);
+  return job;
+}
+
+um_job *um_region_flush_start(um_region *r, uint64_t offset, uint64_t length, int durable) {
+  return start(r, UM_JOB_FLUSH, offset, length, durable);
+}
+
+um_job *um_region_evict_start(um_region *r, uint64_t offset, uint64_t length) {
+  return start(r, UM_JOB_EVICT, offset, length, false);
+}
+
+um_job *um_region_prefetch_start(um_region *r, uint64_t offset, uint64_t length) {
+  return start(r, UM_JOB_PREFETCH, offset, length, false);
+}
+
+static void end(um_pager *p, um_job *job) { /* pager->lock held; nobody works on it */
+  um_job **link = list_of(p, job->kind);
+  while (*link != job)
+    link = &(*link)->next;
+  *link = job->next;
+  job->done = true;
+  atomic_fetch_sub(&job->region->jobs, 1);
+  pthread_cond_broadcast(&p->progress);
+  unref(job);
+}
+
+void um_region_prefetch_cancel(um_region *r) {
+  pthread_mutex_lock(&r->pager->lock);
+  for (um_job *job = r->pager->prefetch_jobs; job; job = job->next)
+    if (job->region == r)
+      job->cancelled = true;
+  um_work_post(r->pager);
+  pthread_mutex_unlock(&r->pager->lock);
+}
+
+int um_job_wait(um_job *job, uint32_t timeout_ms, um_error *error) {
+  um_pager *p = job->pager;
+  uint64_t deadline = um_now_ns() + timeout_ms * 1000000ull;
+  pthread_mutex_lock(&p->lock);
+  while (!job->done && um_wait_until(&p->progress, &p->lock, deadline) == 0)
+    ;
+  int code = job->done ? -job->error.code : -ETIMEDOUT;
+  if (job->done)
+    *error = job->error;
+  pthread_mutex_unlock(&p->lock);
+  return code;
+}
+
+uint64_t um_job_pages(um_job *job) {
+  pthread_mutex_lock(&job->pager->lock);
+  uint64_t pages = job->pages;
+  pthread_mutex_unlock(&job->pager->lock);
+  return pages;
+}
+
+void um_job_release(um_job *job) {
+  um_pager *p = job->pager;
+  pthread_mutex_lock(&p->lock);
+  unref(job);
+  pthread_mutex_unlock(&p->lock);
+}
+
+static void note(um_job *job, int code, const um_error *error) { /* pager->lock held */
+  if (code == 0)
+    return;
+  if (job->error.code == 0)
+    job->error = *error;
+  if (++job->failures >= FAILURES_MAX)
+    job->cancelled = true;
+}
+
+/* A page of ours is WRITING for somebody else; that ends within the store's deadline. */
+static void wait_for_write(um_region *r, uint64_t page) {
+  um_pager *p = r->pager;
+  um_gate_leave(r);
+  pthread_mutex_lock(&p->lock);
+  if (um_word_state(um_page_load(r, page)) == UM_WRITING)
+    um_wait_until(&p->progress, &p->lock, um_now_ns() + 5000000);
+  pthread_mutex_unlock(&p->lock);
+  um_gate_enter_wait(r);
+}
+
+/* Takes CLEAN and FAILED neighbours from page on and drops them; how many. */
+static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
+  uint64_t count = 0;
+  while (page + count < last) {
+    um_word w = um_page_load(r, page + count);
+    enum um_state state = um_word_state(w);
+    if ((state != UM_CLEAN && state != UM_FAILED) || (w & UM_BUSY) ||
+        !um_page_change(r, page + count, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
+      break;
+    um_frame_unlist(r->pager, um_word_frame(w));
+    count++;
+  }
+  if (count)
+    um_evict_drop(r, page, count);
+  return count;
+}
+
+static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t last) {
+  um_region *r = job->region;
+  uint64_t limit = um_max(1, w->staging_size >> r->page_shift), pages = 0;
+  bool evict[RUN_PAGES];
+  memset(evict, job->kind == UM_JOB_EVICT, sizeof evict);
+  um_error error;
+  um_gate_enter_wait(r);
+  while (page < last) {
+    um_word word = um_page_load(r, page);
+    uint64_t n = 1;
+    switch (um_word_state(word)) {
+    case UM_DIRTY:
+      if ((n = um_writeback_claim(r, page, um_min(limit, last - page))) == 0)
+        continue;
+      int code = um_writeback_run(w, r, page, n, &error);
+      um_writeback_finish(r, page, n, code, job->kind == UM_JOB_EVICT ? evict : NULL);
+      pages += code ? 0 : n;
+      pthread_mutex_lock(&w->pager->lock);
+      note(job, code, &error);
+      bool cancelled = job->cancelled;
+      pthread_mutex_unlock(&w->pager->lock);
+      if (cancelled)
+        last = page;
+      break;
+    case UM_WRITING:
+      wait_for_write(r, page);
+      continue;
+    case UM_CLEAN:
+    case UM_FAILED:
+      if (job->kind == UM_JOB_EVICT) {
+        uint64_t dropped = drop_clean(r, page, last);
+        n = um_max(1, dropped);
+        pages += dropped;
+      }
+      break;
+    default:
+      break;
+    }
+    page += n;
+  }
+  um_gate_leave(r);
+  pthread_mutex_lock(&w->pager->lock);
+  job->pages += pages;
+}
+
+/* pager->lock held. The next span with work in it; false: none left. *last == *first: look again later. */
+static bool claim_span(um_job *job, uint64_t *first, uint64_t *last) {
+  um_region *r = job->region;
+  for (int looked = 0; job->cursor < job->end && !job->cancelled; looked++) {
+    uint64_t span = um_words_span(r, job->cursor);
+    *first = job->cursor;
+    *last = job->cursor = um_min(job->end, um_max(um_words_span_page(r, span + 1), job->cursor + 1));
+    um_span *s = &r->spans[span];
+    if (atomic_load(job->kind == UM_JOB_FLUSH ? &s->dirty : &s->live))
+      return true;
+    if (looked == SPANS_LOOKED_AT) {
+      *first = *last;
+      return true;
+    }
+  }
+  return false;
+}
+
+static void flush_store(um_worker *w, um_job *job) { /* pager->lock held; let go inside */
+  um_region *r = job->region;
+  um_error error;
+  pthread_mutex_unlock(&w->pager->lock);
+  int code = r->store->ops->flush(r->store, &error);
+  UM_COUNT(r, store_flushes, 1);
+  pthread_mutex_lock(&w->pager->lock);
+  note(job, code, &error);
+}
+
+bool um_job_write_step(um_worker *w) {
+  um_pager *p = w->pager;
+  for (um_job *job = p->write_jobs; job; job = job->next) {
+    uint64_t first, last;
+    if (claim_span(job, &first, &last)) {
+      if (first == last)
+        return true;
+      job->active++;
+      pthread_mutex_unlock(&p->lock);
+      work_on_pages(w, job, first, last);
+      job->active--;
+      return true;
+    }
+    if (job->active)
+      continue; /* others still work on it; the last ends it */
+    if (job->durable) {
+      job->durable = false;
+      job->active++;
+      flush_store(w, job);
+      job->active--;
+    }
+    end(p, job);
+    return true;
+  }
+  return false;
+}
+
+static um_job *prefetch_job(um_pager *p) { /* the first that has a run to claim, or that nobody has ended yet */
+  for (um_job *job = p->prefetch_jobs; job; job = job->next)
+    if ((job->cursor < job->end && !job->cancelled) || !job->active)
+      return job;
+  return NULL;
+}
+
+bool um_job_prefetch_waits(um_pager *p) {
+  return prefetch_job(p) != NULL;
+}
+
+bool um_job_prefetch_step(um_worker *w) {
+  um_pager *p = w->pager;
+  um_job *job = prefetch_job(p);
+  if (!job)
+    return false;
+  if (job->cursor < job->end && !job->cancelled) {
+    p->prefetching++;
+    if (!um_prefetch_run(w, job))
+      job->cancelled = true; /* no memory: what is dirty leaves too slowly for a hint to wait */
+    p->prefetching--;
+  }
+  if ((job->cursor >= job->end || job->cancelled) && !job->active)
+    end(p, job);
+  return true;
+}

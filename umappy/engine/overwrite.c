@@ -1,0 +1,105 @@
+/* overwrite.c: writing whole pages without reading them first. Absent pages that lie wholly inside are placed dirty from
+ * the caller's buffer, a run by one ioctl; everything else is written as any user of the memory would. Runs on the
+ * caller's thread, which may fault like any other. */
+#include "mechanism.h"
+#include "page.h"
+
+#define RUN_BYTES (1u << 20)
+
+/* Inside the gate. Claims absent pages from `page` on that lie wholly in [page, last), memory reserved. */
+static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
+  um_pager *p = r->pager;
+  uint64_t limit = um_max(1, RUN_BYTES >> r->page_shift), count = 0;
+  while (count < limit && page + count < last && um_page_load(r, page + count) == 0) {
+    uint64_t memory = um_page_memory(r, page + count);
+    um_frame_id id;
+    if (!um_budget_try(p, memory, atomic_load(&p->emergency))) {
+      if (um_evict_one_clean(p))
+        continue;
+      break;
+    }
+    if (!um_page_claim(r, page + count, &id)) {
+      um_budget_release(p, memory);
+      break;
+    }
+    count++;
+  }
+  return count;
+}
+
+static int place_run(um_region *r, uint64_t first, uint64_t count, const void *from) {
+  um_pager *p = r->pager;
+  uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count);
+  uint64_t whole = data / um_host_page * um_host_page; /* the rest of a last host page is written after */
+  int code = whole ? p->mechanism->place(r, um_page_address(r, first), from, whole, false) : 0;
+  if (code == 0 && whole < memory) {
+    char tail[1 << 16] = {0}; /* host pages are at most that */
+    memcpy(tail, (const char *)from + whole, data - whole);
+    code = p->mechanism->place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
+  }
+  if (code) {
+    um_memory_drop(um_page_address(r, first), memory);
+    for (uint64_t page = first; page < first + count; page++) {
+      um_page_absent(r, page);
+      um_budget_release(p, um_page_memory(r, page));
+    }
+    return code;
+  }
+  for (uint64_t page = first; page < first + count; page++) {
+    um_frame_id id = um_word_frame(um_page_load(r, page));
+    p->frames[id].born_ns = 0; /* its bytes are in: no grace needed */
+    um_frame_list(p, id);
+    um_page_release(r, page, UM_DIRTY);
+  }
+  um_page_wake(r, first, count);
+  return 0;
+}
+
+int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint64_t length, uint32_t timeout_ms,
+                        uint64_t *done) {
+  um_pager *p = r->pager;
+  uintptr_t from = (uintptr_t)buffer;
+  uint64_t deadline = um_now_ns() + timeout_ms * 1000000ull;
+  if (um_pager_forked(p))
+    return -UM_EFORKED;
+  if (!r->writable)
+    return -EACCES;
+  if (offset > r->size || length > r->size - offset)
+    return -EINVAL;
+  if (from < r->address + offset + length && r->address + offset < from + length)
+    return -EDEADLK; /* a page cannot be its own source while it is being filled */
+  uint64_t at = offset + *done, end = offset + length;
+  while (at < end) {
+    const char *source = (const char *)buffer + (at - offset);
+    uint64_t page = at >> r->page_shift, start = page << r->page_shift;
+    uint64_t last = end == r->size ? r->page_count : end >> r->page_shift; /* the page after the last whole one */
+    uint64_t n = um_min(end - at, r->page_size - (at - start));
+    if (at == start && page < last) {
+      if (!um_gate_enter(r))
+        return -EBADF;
+      uint64_t count = claim_run(r, page, last);
+      int code = count ? place_run(r, page, count, source) : 0;
+      bool is_absent = um_page_load(r, page) == 0;
+      um_gate_leave(r);
+      if (code)
+        return code;
+      if (count) {
+        at += um_run_bytes(r, page, count);
+        *done = at - offset;
+        continue;
+      }
+      if (is_absent) { /* no memory: wait for a page's worth of it, then claim again */
+        uint64_t memory = um_page_memory(r, page);
+        code = um_memory_wait(p, memory, atomic_load(&p->emergency), deadline);
+        if (code)
+          return code;
+        um_budget_release(p, memory);
+        continue;
+      }
+    }
+    memcpy((void *)(r->address + at), source, n);
+    at += n;
+    *done = at - offset;
+  }
+  return 0;
+}

@@ -1,0 +1,180 @@
+/* pager.c: a budget, its threads and what they share. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define THREAD_STACK (256u << 10)
+#define FIXED_BYTES (64u << 10)
+#define SPARE_FRAMES 65536u /* descriptors of faults that wait for memory, above what can be resident */
+
+/* 16 pages and two a filler, each with a table and a page of words to itself, as scattered pages have; the smallest
+ * staging buffers; and a bit. */
+uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors) {
+  uint64_t tables = um_host_page << (page_size > (2u << 20) ? __builtin_ctzll(page_size) - 21 : 0);
+  uint64_t pages = 16 + 2 * (uint64_t)fillers;
+  return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page + FIXED_BYTES;
+}
+
+static void init_condition(pthread_cond_t *condition) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(condition, &attributes);
+  pthread_condattr_destroy(&attributes);
+}
+
+static int start_workers(um_pager *p, um_worker *workers, uint32_t *count, uint64_t staging, void *(*main_)(void *)) {
+  uint32_t wanted = *count;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, THREAD_STACK);
+  for (*count = 0; *count < wanted; (*count)++) {
+    um_worker *w = &workers[*count];
+    w->pager = p;
+    w->staging_size = staging;
+    w->staging = um_memory_map(staging);
+    if (!w->staging)
+      break;
+    memset(w->staging, 0, staging); /* warm: a fill must not wait for memory of our own */
+    um_budget_charge(p, staging);
+    if (pthread_create(&w->thread, &attributes, main_, w)) {
+      um_budget_uncharge(p, staging);
+      um_memory_unmap(w->staging, staging);
+      w->staging = NULL;
+      break;
+    }
+  }
+  pthread_attr_destroy(&attributes);
+  return *count ? 0 : -EAGAIN;
+}
+
+static void stop_workers(um_pager *p) {
+  atomic_store(&p->stop, true);
+  pthread_mutex_lock(&p->lock);
+  pthread_cond_broadcast(&p->work);
+  pthread_cond_broadcast(&p->evict_work);
+  pthread_mutex_unlock(&p->lock);
+  (void)!write(p->kick, &(uint64_t){1}, sizeof(uint64_t));
+  for (uint32_t i = 0; i < p->filler_count; i++)
+    pthread_join(p->fillers[i].thread, NULL);
+  for (uint32_t i = 0; i < p->evictor_count; i++)
+    pthread_join(p->evictors[i].thread, NULL);
+}
+
+static void destroy(um_pager *p) {
+  for (uint32_t i = 0; p->fillers && i < p->filler_count; i++)
+    um_memory_unmap(p->fillers[i].staging, p->fillers[i].staging_size);
+  for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
+    um_memory_unmap(p->evictors[i].staging, p->evictors[i].staging_size);
+  um_memory_unmap(p->frames, p->frames_mapped);
+  for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, -2}; *fd != -2; fd++)
+    if (*fd >= 0)
+      close(*fd);
+  free(p->fillers);
+  free(p->evictors);
+  free(p->regions);
+  free(p);
+}
+
+static int open_descriptors(um_pager *p, uint32_t mode) {
+  uint64_t features;
+  struct stat st;
+  p->kick = p->pagemap = -1;
+  p->uffd = um_uffd_open(mode, &p->uffd_mode, &features);
+  if (p->uffd < 0)
+    return p->uffd;
+  if (fstat(p->uffd, &st) || (p->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+    return -errno;
+  p->uffd_inode = (uint64_t)st.st_ino;
+  p->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* without it mincore answers, which is slower */
+  return 0;
+}
+
+/* Runs shrink with the budget: all staging together takes an eighth of it at most. */
+static uint64_t staging_bytes(uint64_t memory, uint32_t workers) {
+  uint64_t share = memory / 8 / workers, size = um_host_page;
+  while (2 * size <= share && 2 * size <= UM_STAGING_MAX)
+    size *= 2;
+  return size;
+}
+
+int um_pager_create(const um_pager_options *options, um_pager **pager) {
+  uint32_t fillers = options->fillers, evictors = options->evictors;
+  if (!fillers || !evictors || fillers > 4096 || evictors > 4096 || options->low_water > options->high_water)
+    return -EINVAL;
+  if (options->memory < um_pager_memory_min(UM_PAGE_SIZE_MIN, fillers, evictors) ||
+      options->high_water > options->memory / 2)
+    return -ENOBUFS;
+  um_pager *p = calloc(1, sizeof *p);
+  if (!p)
+    return -ENOMEM;
+  um_fork_init();
+  p->generation = um_fork_generation();
+  p->mechanism = &um_mechanism_copy;
+  p->memory = options->memory;
+  p->low_water = options->low_water ? options->low_water : p->memory / 32;
+  p->high_water = options->high_water ? options->high_water : um_max(p->low_water, p->memory / 16);
+  p->timeout_ns = options->timeout_ms * 1000000ull;
+  pthread_mutex_init(&p->regions_lock, NULL);
+  pthread_mutex_init(&p->frames_lock, NULL);
+  pthread_mutex_init(&p->lock, NULL);
+  init_condition(&p->work);
+  init_condition(&p->evict_work);
+  init_condition(&p->progress);
+  int code = open_descriptors(p, options->uffd);
+  if (code) {
+    destroy(p);
+    return code;
+  }
+  p->frame_capacity = (uint32_t)um_min(UINT32_MAX, p->memory / UM_PAGE_SIZE_MIN + SPARE_FRAMES);
+  p->frames_mapped = um_round_up(p->frame_capacity * sizeof(um_frame), um_host_page);
+  p->frames = um_memory_map(p->frames_mapped);
+  p->fillers = calloc(fillers, sizeof *p->fillers);
+  p->evictors = calloc(evictors, sizeof *p->evictors);
+  if (!p->frames || !p->fillers || !p->evictors) {
+    destroy(p);
+    return -ENOMEM;
+  }
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited: no handler of the user's runs on our threads */
+  uint64_t staging = staging_bytes(p->memory, fillers + evictors);
+  p->filler_count = fillers;
+  p->evictor_count = evictors;
+  pthread_mutex_lock(&p->lock); /* nobody looks at the counts before they are true */
+  code = start_workers(p, p->fillers, &p->filler_count, staging, um_filler_main);
+  if (code == 0)
+    code = start_workers(p, p->evictors, &p->evictor_count, staging, um_evictor_main);
+  else
+    p->evictor_count = 0;
+  pthread_mutex_unlock(&p->lock);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (code) {
+    stop_workers(p);
+    destroy(p);
+    return code;
+  }
+  um_registry_add(p);
+  *pager = p;
+  return 0;
+}
+
+int um_pager_destroy(um_pager *p) {
+  if (um_pager_forked(p))
+    return -UM_EFORKED;
+  pthread_mutex_lock(&p->regions_lock);
+  bool busy = p->region_count != 0;
+  pthread_mutex_unlock(&p->regions_lock);
+  if (busy)
+    return -EBUSY;
+  um_registry_remove(p);
+  stop_workers(p);
+  destroy(p);
+  return 0;
+}

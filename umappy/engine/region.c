@@ -1,0 +1,221 @@
+/* region.c: making, finding and forgetting regions. The mapping itself is the binding's (Python's mmap object makes and
+ * unmaps it); the region is what the engine knows of it. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+#include <sys/mman.h>
+
+static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
+  uint32_t low = 0, high = p->region_count;
+  while (low < high) {
+    uint32_t middle = (low + high) / 2;
+    if (p->regions[middle]->address <= address)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+um_region *um_region_enter(um_pager *p, uintptr_t address) {
+  um_region *found = NULL;
+  pthread_mutex_lock(&p->regions_lock);
+  /* A region under close may share its range with its successor: whoever is not closed is meant. */
+  for (uint32_t i = position(p, address); i-- > 0 && !found;) {
+    um_region *r = p->regions[i];
+    if (address - r->address < r->mapped && um_gate_enter(r))
+      found = r;
+    else if (!(atomic_load(&r->gate) & UM_GATE_CLOSED))
+      break;
+  }
+  pthread_mutex_unlock(&p->regions_lock);
+  return found;
+}
+
+static void set_needs(um_pager *p) { /* regions_lock held */
+  uint64_t page_size = 0, memory = 0;
+  for (uint32_t i = 0; i < p->region_count; i++) {
+    page_size = um_max(page_size, p->regions[i]->page_size);
+    memory = um_max(memory, um_pager_memory_min(p->regions[i]->page_size, p->filler_count, p->evictor_count));
+  }
+  atomic_store(&p->emergency, page_size);
+  atomic_store(&p->memory_min, memory);
+}
+
+static int insert(um_pager *p, um_region *r) {
+  int code = 0;
+  pthread_mutex_lock(&p->regions_lock);
+  if (p->region_count == p->region_capacity) {
+    uint32_t capacity = p->region_capacity ? 2 * p->region_capacity : 8;
+    um_region **grown = realloc(p->regions, capacity * sizeof *grown);
+    if (grown) {
+      p->regions = grown;
+      p->region_capacity = capacity;
+    } else {
+      code = -ENOMEM;
+    }
+  }
+  if (code == 0) {
+    uint32_t at = position(p, r->address);
+    memmove(&p->regions[at + 1], &p->regions[at], (p->region_count - at) * sizeof *p->regions);
+    p->regions[at] = r;
+    p->region_count++;
+    set_needs(p);
+  }
+  pthread_mutex_unlock(&p->regions_lock);
+  return code;
+}
+
+static void remove_region(um_pager *p, um_region *r) {
+  pthread_mutex_lock(&p->regions_lock);
+  for (uint32_t i = 0; i < p->region_count; i++)
+    if (p->regions[i] == r) {
+      p->region_count--;
+      memmove(&p->regions[i], &p->regions[i + 1], (p->region_count - i) * sizeof *p->regions);
+      break;
+    }
+  set_needs(p);
+  um_counters_merge(&p->retired, &r->counters);
+  pthread_mutex_unlock(&p->regions_lock);
+}
+
+static int prepare_memory(um_region *r) {
+  void *address = (void *)r->address;
+  munlock(address, r->mapped); /* mlockall(MCL_FUTURE) may have locked it, and filled it */
+  if (madvise(address, r->mapped, MADV_DONTNEED) || madvise(address, r->mapped, MADV_DONTFORK))
+    return -errno;
+  madvise(address, r->mapped, MADV_NOHUGEPAGE); /* tracking is by small pages; kernels without huge pages refuse */
+  return 0;
+}
+
+int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size, const um_region_options *options,
+                     um_region **region) {
+  uint64_t page_size = options->page_size;
+  if (um_pager_forked(p))
+    return -UM_EFORKED;
+  if (!size || (uintptr_t)address % um_host_page || page_size < um_max(UM_PAGE_SIZE_MIN, um_host_page) ||
+      page_size > UM_PAGE_SIZE_MAX || (page_size & (page_size - 1)))
+    return -EINVAL;
+  if (size > store->size)
+    return -EFBIG;
+  if (options->writable && !store->writable)
+    return -EACCES;
+  if (um_pager_memory_min(page_size, p->filler_count, p->evictor_count) + atomic_load(&p->reserved) > p->memory)
+    return -ENOBUFS;
+  um_region *r = calloc(1, sizeof *r);
+  if (!r)
+    return -ENOMEM;
+  r->pager = p;
+  r->store = store;
+  r->address = (uintptr_t)address;
+  r->size = size;
+  r->mapped = um_round_up(size, um_host_page);
+  r->page_size = page_size;
+  r->page_shift = (uint32_t)__builtin_ctzll(page_size);
+  r->page_count = (size + page_size - 1) >> r->page_shift;
+  r->writable = options->writable;
+  pthread_mutex_init(&r->errors.lock, NULL);
+  int code = um_words_create(r);
+  if (code) {
+    free(r);
+    return code;
+  }
+  if ((code = prepare_memory(r)) == 0 && (code = um_fork_publish(r)) == 0) {
+    if ((code = insert(p, r)) == 0) {
+      code = um_uffd_register(p->uffd, r->address, r->mapped);
+      if (code == 0) {
+        *region = r;
+        return 0;
+      }
+      remove_region(p, r);
+    }
+  }
+  um_fork_withdraw(r);
+  um_words_destroy(r);
+  free(r);
+  return code;
+}
+
+/* The range is unmapped already and may be somebody else's: only descriptors and counts are given back. */
+static void give_back(um_pager *p, um_region *r) {
+  uint64_t bytes = 0;
+  pthread_mutex_lock(&p->frames_lock);
+  for (um_frame_id id = p->list_head, next; id != UM_NIL; id = next) {
+    um_frame *f = &p->frames[id];
+    next = f->next;
+    if (f->region != r)
+      continue;
+    bytes += um_page_memory(r, f->page);
+    um_frame_unlink(p, id);
+    f->region = NULL;
+    f->next = p->free_frames;
+    p->free_frames = id;
+  }
+  pthread_mutex_unlock(&p->frames_lock);
+  um_budget_release(p, bytes);
+  um_budget_uncharge(p, atomic_load(&r->charged));
+}
+
+void um_region_forget(um_region *r) {
+  um_pager *p = r->pager;
+  if (um_pager_forked(p))
+    return; /* a child owns nothing of it */
+  UM_ASSERT(atomic_load(&r->gate) == UM_GATE_CLOSED);
+  um_fork_withdraw(r);
+  remove_region(p, r);
+  give_back(p, r);
+  um_uffd_wake(p->uffd, r->address, r->mapped); /* who still waits there finds the mapping gone */
+  um_words_destroy(r);
+  pthread_mutex_destroy(&r->errors.lock);
+  free(r);
+}
+
+int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *out) {
+  static const uint8_t face[] = {
+      [UM_ABSENT] = UM_PAGE_ABSENT,   [UM_FILLING] = UM_PAGE_BUSY,   [UM_CLEAN] = UM_PAGE_CLEAN,
+      [UM_DIRTY] = UM_PAGE_DIRTY,     [UM_WRITING] = UM_PAGE_DIRTY,  [UM_EVICTING] = UM_PAGE_BUSY,
+      [UM_FAILED] = UM_PAGE_FAILED,
+  };
+  if (first > r->page_count || count > r->page_count - first)
+    return -EINVAL;
+  memset(out, UM_PAGE_ABSENT, count);
+  for (uint64_t page = first; page < first + count;) {
+    uint64_t span = um_words_span(r, page);
+    uint64_t last = um_min(first + count, um_max(um_words_span_page(r, span + 1), page + 1));
+    if (atomic_load(&r->spans[span].live)) /* words of an empty span are not touched: reading would allocate them */
+      for (uint64_t i = page; i < last; i++)
+        out[i - first] = face[um_word_state(um_page_load(r, i))];
+    page = last;
+  }
+  return 0;
+}
+
+int um_region_retry(um_region *r) {
+  um_pager *p = r->pager;
+  int count = 0;
+  for (;;) {
+    um_frame_id id;
+    uint64_t page = 0;
+    if (!um_gate_enter(r))
+      return count;
+    pthread_mutex_lock(&p->frames_lock);
+    for (id = p->list_head; id != UM_NIL; id = p->frames[id].next) {
+      page = p->frames[id].page;
+      um_word w;
+      if (p->frames[id].region != r || um_word_state(w = um_page_load(r, page)) != UM_FAILED || (w & UM_BUSY) ||
+          !um_page_change(r, page, &w, um_word_make(UM_EVICTING, 0, id)))
+        continue;
+      um_frame_unlink(p, id);
+      break;
+    }
+    pthread_mutex_unlock(&p->frames_lock);
+    if (id != UM_NIL) {
+      um_evict_drop(r, page, 1);
+      count++;
+    }
+    um_gate_leave(r);
+    if (id == UM_NIL)
+      return count;
+  }
+}

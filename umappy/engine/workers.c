@@ -1,0 +1,184 @@
+/* workers.c: what the engine's threads do between pieces of work.
+ *
+ * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
+ * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
+ * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one filler.
+ * Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
+ *
+ * Evictors serve jobs (flush, evict) first, then keep free memory between the water marks. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MESSAGES 16
+
+int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns) {
+  struct timespec at = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
+  return pthread_cond_timedwait(condition, lock, &at);
+}
+
+static void wait_ms(um_pager *p, pthread_cond_t *condition, uint64_t ms) {
+  um_wait_until(condition, &p->lock, um_now_ns() + ms * 1000000u);
+}
+
+void um_work_post(um_pager *p) {
+  if (p->idle)
+    pthread_cond_signal(&p->work);
+  else if (p->filler_count == 1)
+    (void)!write(p->kick, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+/* pager->lock held */
+static void feed(um_pager *p, uint64_t bytes, bool give_up) {
+  uint64_t need = 0;
+  while (p->starved.length && (need == 0 || need <= bytes || give_up)) {
+    um_frame_id id = um_queue_pop(p, &p->starved);
+    um_frame *f = &p->frames[id];
+    need += um_page_memory(f->region, f->page);
+    f->give_up = give_up;
+    um_queue_push(p, &p->demand, id);
+    atomic_fetch_sub(&p->memory_waiters, 1);
+    um_work_post(p);
+  }
+}
+
+void um_memory_freed(um_pager *p) {
+  if (atomic_load(&p->memory_waiters) == 0)
+    return;
+  pthread_mutex_lock(&p->lock);
+  p->starved_ns = um_now_ns();
+  p->starved_freed = atomic_load(&p->freed);
+  feed(p, um_budget_free(p), false);
+  pthread_cond_broadcast(&p->progress);
+  pthread_mutex_unlock(&p->lock);
+}
+
+void um_starved_check(um_pager *p) {
+  if (p->starved.length == 0)
+    return;
+  if (p->starved_freed != atomic_load(&p->freed) || um_budget_free(p) > um_max(p->low_water, 2 * p->emergency)) {
+    p->starved_ns = um_now_ns();
+    p->starved_freed = atomic_load(&p->freed);
+    feed(p, um_budget_free(p), false);
+  } else if (um_now_ns() - p->starved_ns > p->timeout_ns) {
+    feed(p, 0, true);
+  }
+}
+
+/* A closed uffd turns absent pages into zeros without a word (os.closerange, daemons): better no process at all. */
+static void check_uffd(um_pager *p) {
+  struct stat st;
+  if (fstat(p->uffd, &st) == 0 && (uint64_t)st.st_ino == p->uffd_inode)
+    return;
+  um_fork_poison();
+  um_fatal("somebody closed the engine's userfaultfd; mapped regions would read as zeros");
+}
+
+static int read_messages(um_pager *p, struct uffd_msg *messages, int timeout_ms) {
+  struct pollfd fds[2] = {{p->uffd, POLLIN, 0}, {p->kick, POLLIN, 0}};
+  int ready = poll(fds, 2, timeout_ms);
+  if (atomic_load(&p->stop))
+    return 0;
+  check_uffd(p);
+  if (ready <= 0)
+    return 0;
+  if (fds[1].revents & POLLIN)
+    (void)!read(p->kick, &(uint64_t){0}, sizeof(uint64_t));
+  if (!(fds[0].revents & POLLIN))
+    return 0;
+  int n = um_uffd_read(p->uffd, messages, MESSAGES);
+  return n < 0 ? 0 : n; /* EAGAIN: woken meanwhile */
+}
+
+/* pager->lock held; let go inside. Leads until there is a fill for this filler (returned) or a prefetch (nil). */
+static um_frame_id lead(um_pager *p) {
+  struct uffd_msg messages[MESSAGES];
+  bool alone = p->filler_count == 1;
+  p->leader = true;
+  while (!atomic_load(&p->stop)) {
+    bool work = alone && (p->demand.length || um_job_prefetch_waits(p));
+    pthread_mutex_unlock(&p->lock);
+    int n = read_messages(p, messages, work ? 0 : 10 * UM_TICK_MS);
+    um_queue found = {0};
+    for (int i = 0; i < n; i++)
+      if (messages[i].event == UM_UFFD_EVENT_PAGEFAULT)
+        um_fault_handle(p, &messages[i], &found);
+    pthread_mutex_lock(&p->lock);
+    um_starved_check(p);
+    for (um_frame_id id; (id = um_queue_pop(p, &found)) != UM_NIL;)
+      um_queue_push(p, &p->demand, id);
+    if (p->demand.length && (p->idle || alone)) {
+      uint32_t helpers = p->demand.length < p->idle ? p->demand.length : p->idle;
+      for (uint32_t i = 0; i < helpers; i++) /* one to lead, others to fill */
+        pthread_cond_signal(&p->work);
+      p->leader = false;
+      return um_queue_pop(p, &p->demand);
+    }
+    if (alone && um_job_prefetch_waits(p))
+      break;
+  }
+  p->leader = false;
+  return UM_NIL;
+}
+
+static bool may_prefetch(const um_pager *p) {
+  uint32_t most = p->filler_count > 2 ? p->filler_count - 2 : 1;
+  return p->prefetching < most && p->demand.length == 0;
+}
+
+void *um_filler_main(void *worker) {
+  um_worker *w = worker;
+  um_pager *p = w->pager;
+  prctl(PR_SET_NAME, "um-filler");
+  pthread_mutex_lock(&p->lock);
+  while (!atomic_load(&p->stop)) {
+    um_frame_id id = p->leader ? um_queue_pop(p, &p->demand) : lead(p);
+    if (id != UM_NIL) {
+      pthread_mutex_unlock(&p->lock);
+      um_fill_demand(w, id);
+      pthread_mutex_lock(&p->lock);
+    } else if (!may_prefetch(p) || !um_job_prefetch_step(w)) {
+      if (!p->leader || p->demand.length)
+        continue;
+      p->idle++;
+      wait_ms(p, &p->work, 10 * UM_TICK_MS);
+      p->idle--;
+    }
+  }
+  if (!p->leader)
+    pthread_cond_broadcast(&p->work);
+  pthread_mutex_unlock(&p->lock);
+  return NULL;
+}
+
+void *um_evictor_main(void *worker) {
+  um_worker *w = worker;
+  um_pager *p = w->pager;
+  prctl(PR_SET_NAME, "um-evictor");
+  pthread_mutex_lock(&p->lock);
+  while (!atomic_load(&p->stop)) {
+    if (um_job_write_step(w))
+      continue;
+    um_starved_check(p);
+    if (um_budget_low(p)) {
+      pthread_mutex_unlock(&p->lock);
+      uint64_t freed = um_evict_batch(w);
+      pthread_mutex_lock(&p->lock);
+      if (freed == 0 && !p->write_jobs) /* everything is young, busy, or the store is failing */
+        wait_ms(p, &p->evict_work, 1);
+      continue;
+    }
+    /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
+    atomic_store(&p->evict_asked, false);
+    if (!um_budget_low(p))
+      wait_ms(p, &p->evict_work, p->starved.length ? UM_TICK_MS : 10 * UM_TICK_MS);
+  }
+  pthread_mutex_unlock(&p->lock);
+  return NULL;
+}

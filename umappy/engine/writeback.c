@@ -1,0 +1,157 @@
+/* writeback.c: sending dirty pages to the store, a run of neighbours at a time.
+ *
+ * Phases of a run:
+ *   claim    DIRTY -> WRITING|COPYING, page by page, neighbours while they are dirty and the buffer lasts
+ *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets REDIRTIED
+ *   copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST
+ *   write    from the buffer, outside the gate
+ *   finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed, or FAILED when LOST;
+ *            the evictor takes the pages it wants to EVICTING instead of CLEAN
+ *
+ * A write that lands between protect and copy is in the copy and also makes the page dirty again: it is written twice,
+ * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits or passes by. */
+#include "mechanism.h"
+#include "page.h"
+#include "uffd.h"
+
+#include <sched.h>
+
+uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit) {
+  uint64_t count = 0;
+  while (count < limit) {
+    um_word w = um_page_load(r, page + count);
+    if (um_word_state(w) != UM_DIRTY)
+      break;
+    if (w & UM_BUSY) {
+      sched_yield(); /* an ioctl of the leader */
+      continue;
+    }
+    if (um_page_change(r, page + count, &w, um_word_make(UM_WRITING, UM_COPYING, um_word_frame(w))))
+      count++;
+  }
+  return count;
+}
+
+/* REDIRTIED starts anew: what was written before the protect is in the copy that follows it. */
+static void set_busy(um_region *r, uint64_t page) {
+  um_word w = um_page_load(r, page);
+  for (;;) {
+    if (w & UM_BUSY) {
+      sched_yield(); /* an ioctl of the leader */
+      w = um_page_load(r, page);
+    } else if (um_page_change(r, page, &w, (w | UM_BUSY) & ~(um_word)UM_REDIRTIED)) {
+      return;
+    }
+  }
+}
+
+/* Clears flags of a page that stays WRITING; who waited on them is woken. Returns the word as it was. */
+static um_word clear(um_region *r, uint64_t page, um_word flags) {
+  um_word w = um_page_load(r, page);
+  while (!um_page_change(r, page, &w, w & ~(flags | UM_WAITER)))
+    ;
+  if (w & UM_WAITER)
+    um_page_wake(r, page, 1);
+  return w;
+}
+
+static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+  uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
+  for (int attempt = 1;; attempt++) {
+    error->code = 0;
+    int code = r->store->ops->write(r->store, offset, w->staging, length, error);
+    UM_COUNT(r, store_writes, 1);
+    if (code == 0) {
+      UM_COUNT(r, bytes_written, length);
+      return 0;
+    }
+    UM_COUNT(r, write_errors, 1);
+    if (attempt == 3 || !um_error_passing(-code) || um_now_ns() >= deadline)
+      return code;
+    UM_COUNT(r, retries, 1);
+    struct timespec pause = {0, 10000000L << (2 * attempt)};
+    nanosleep(&pause, NULL);
+  }
+}
+
+/* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
+int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
+  uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count), start = first << r->page_shift;
+  UM_ASSERT(count == 1 || memory <= w->staging_size);
+  for (uint64_t page = first; page < first + count; page++)
+    set_busy(r, page);
+  int code = um_uffd_protect(r->pager->uffd, r->address + start, memory);
+  for (uint64_t page = first; page < first + count; page++)
+    clear(r, page, UM_BUSY);
+  if (code)
+    return um_error_set(error, -code, UM_OP_MEMORY, start, data, "the kernel would not protect the page");
+
+  bool lost = false;
+  for (uint64_t done = 0; done < data && code == 0 && !lost;) {
+    uint64_t n = um_min(data - done, w->staging_size);
+    memcpy(w->staging, (const void *)(r->address + start + done), n);
+    if (done + n == data)
+      for (uint64_t page = first; page < first + count; page++)
+        lost |= (clear(r, page, UM_COPYING) & UM_LOST) != 0;
+    else
+      lost = (um_page_load(r, first) & UM_LOST) != 0;
+    if (lost)
+      break;
+    um_gate_leave(r);
+    code = write_piece(w, r, start + done, n, error);
+    um_gate_enter_wait(r);
+    done += n;
+  }
+  if (lost) { /* the others of the run are tried again */
+    um_error_set(error, UM_EDROPPED, UM_OP_MEMORY, start, data,
+                 "unwritten bytes were dropped by somebody's madvise or munmap");
+    return -UM_EDROPPED;
+  }
+  if (code == 0)
+    UM_COUNT(r, writes, count);
+  return code;
+}
+
+/* What a page becomes that comes out of um_writeback_run with `code`; `evict`: it is to be dropped if it may be.
+ * Returns the state it was put in. */
+static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
+  um_word w = um_page_load(r, page);
+  for (;;) {
+    enum um_state state = (w & UM_LOST) ? UM_FAILED : (code || (w & UM_REDIRTIED)) ? UM_DIRTY : evict ? UM_EVICTING : UM_CLEAN;
+    if (w & UM_BUSY) { /* the leader is unprotecting it */
+      sched_yield();
+      w = um_page_load(r, page);
+      continue;
+    }
+    if (!um_page_change(r, page, &w, um_word_make(state, state == UM_EVICTING ? w & UM_WAITER : 0, um_word_frame(w))))
+      continue;
+    if ((w & UM_WAITER) && state != UM_EVICTING)
+      um_page_wake(r, page, 1);
+    return state;
+  }
+}
+
+uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict) {
+  uint64_t dropping = 0, freed = 0;
+  for (uint64_t i = 0; i < count; i++) {
+    uint64_t page = first + i;
+    um_frame_id id = um_word_frame(um_page_load(r, page));
+    bool wanted = evict && evict[i];
+    if (wanted) /* it may have been taken off when it was picked; back on before it can be anybody else's */
+      um_frame_list(r->pager, id);
+    if (finish(r, page, code, wanted) == UM_EVICTING) {
+      um_frame_unlist(r->pager, id);
+      dropping++;
+      continue;
+    }
+    if (dropping)
+      freed += um_evict_drop(r, page - dropping, dropping);
+    dropping = 0;
+  }
+  if (dropping)
+    freed += um_evict_drop(r, first + count - dropping, dropping);
+  pthread_mutex_lock(&r->pager->lock);
+  pthread_cond_broadcast(&r->pager->progress);
+  pthread_mutex_unlock(&r->pager->lock);
+  return freed;
+}

@@ -1,0 +1,423 @@
+"""The region: a store, mapped into memory."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from umappy import _delivery, errors
+from umappy._engine import ffi, lib
+from umappy._handle import Handle
+from umappy.pager import Pager, make_budget_error
+from umappy.sizes import format_size
+from umappy.stats import Stats, make_stats
+from umappy.stores.base import Store
+from umappy.stores.native import make_record_error
+
+if TYPE_CHECKING:
+    from umappy._engine import um_job, um_region, um_store
+
+WAIT_SLICE_MS = 100
+"""How long a call stays in C before Python may look for signals."""
+GATE_MS = 100
+CLOSE_ATTEMPTS = 100
+MAP_NORESERVE = 0x4000
+
+# Called with the GIL held, unlike everything called through `lib`: from here until mmap.close has looked at the
+# exports no other Python thread may run. The engine waits only for system calls meanwhile, never for I/O.
+_gate_close = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32)(
+    int(ffi.cast("uintptr_t", ffi.addressof(lib, "um_region_gate_close")))
+)
+
+_mapping_lock = threading.Lock()
+
+# Regions that were garbage when their store could not take their dirty pages: kept, so that the last flush of the
+# process can try once more.
+_orphans: list[object] = []
+
+_Region = TypeVar("_Region", bound="Region")
+
+
+class Region(mmap.mmap):
+    """A mapped store: `len(region)` bytes that are filled as they are touched and evicted as memory runs short.
+
+    It is an `mmap.mmap`, so everything that takes a buffer takes it: `numpy.frombuffer(region, dtype)`, `memoryview`,
+    ctypes, C libraries. In mode "r" the buffer is read-only. `umappy.umap` makes regions; a region owns its store and
+    closes it.
+
+    When the store cannot be read the page holds 0xFF bytes and a StoreError is raised in the thread that touched it,
+    soon after; `check()` and every other method raise it at once. Such a page is never written back.
+
+    In a forked child the memory is inaccessible and methods raise ForkedRegionError.
+    """
+
+    _handle: Handle[um_region]
+    _store: Store
+    _store_pointer: um_store
+    _pager: Pager
+    _page_size: int
+    _address: int
+    _writable: bool
+    _close_lock: threading.RLock
+
+    def __new__(cls, *args: object, **keywords: object) -> Self:
+        raise TypeError("regions are made by umappy.umap(store, size)")
+
+    @classmethod
+    def _map(cls, store: Store, size: int, *, writable: bool, page_size: int, pager: Pager) -> Self:
+        self = _make_mapping(cls, size, writable)
+        view = ffi.from_buffer(self)
+        address = int(ffi.cast("uintptr_t", view))
+        ffi.release(view)
+        out = ffi.new("um_region **")
+        options = ffi.new("um_region_options *", {"page_size": page_size, "writable": writable})
+        store_pointer = store._release()
+        try:
+            with pager._handle.use() as pager_pointer:
+                code = lib.um_region_create(
+                    pager_pointer, store_pointer, ffi.cast("void *", address), size, options, out
+                )
+            if code:
+                _raise_create(code, size, page_size, pager)
+        except BaseException:
+            store._reclaim(store_pointer)
+            mmap.mmap.close(self)
+            raise
+        self._store, self._store_pointer, self._pager = store, store_pointer, pager
+        self._page_size, self._address, self._writable = page_size, address, writable
+        self._close_lock = threading.RLock()
+        self._handle = Handle(out[0], "the region")
+        _delivery.watch(self)
+        return self
+
+    @property
+    def store(self) -> Store:
+        """The store behind the region; the region closes it."""
+        return self._store
+
+    @property
+    def pager(self) -> Pager:
+        return self._pager
+
+    @property
+    def page_size(self) -> int:
+        """Bytes that are filled and evicted together."""
+        return self._page_size
+
+    @property
+    def mode(self) -> str:
+        """"r" or "r+"."""
+        return "r+" if self._writable else "r"
+
+    @property
+    def address(self) -> int:
+        """Where the region begins in memory."""
+        return self._address
+
+    def size(self) -> int:
+        """Returns the size in bytes, as `len` does."""
+        return len(self)
+
+    def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None, /) -> None:
+        """Writes dirty pages of the range to the store and makes them durable.
+
+        Every write to the range that completed before the call survives a power cut when it returns. `offset` and
+        `size` are bytes; default: all. Raises StoreError when the store does not take them; they stay dirty and are
+        kept. Does nothing in mode "r".
+        """
+        start, length = self._check_range(offset, size)
+        with self._handle.use() as region:
+            if self._writable:
+                self._run(lib.um_region_flush_start(region, start, length, True))
+        self.check()
+
+    def evict(self, what: slice | None = None) -> int:
+        """Takes pages out of memory, writing dirty ones to the store first; returns how many bytes left.
+
+        `what` is a slice of bytes (default: all); pages that lie partly inside count. Pages written to meanwhile stay.
+        """
+        start, length = self._check_slice(what)
+        with self._handle.use() as region:
+            pages = self._run(lib.um_region_evict_start(region, start, length))
+        self.check()
+        return pages * self._page_size
+
+    def prefetch(self, what: slice | None = None, *, wait: bool = False) -> None:
+        """Fills pages before anyone asks, in runs of neighbours, and returns at once unless `wait`.
+
+        `what` is a slice of bytes (default: all). It is a hint: of more than half of the budget only the first half is
+        fetched, and pages that cannot be read are left for the fault that asks for them.
+        """
+        start, length = self._check_slice(what)
+        stats = self._pager.stats()
+        length = min(length, max(self._page_size, (stats.memory - stats.overhead) // 2))
+        with self._handle.use() as region:
+            job = lib.um_region_prefetch_start(region, start, length)
+            if wait:
+                self._run(job)
+            else:
+                lib.um_job_release(_check_job(job))
+        self.check()
+
+    def overwrite(self, offset: SupportsIndex, data: Any) -> None:
+        """Writes `data`, any contiguous buffer, at byte `offset`, without reading pages that lie wholly inside.
+
+        The same as `region[offset:offset + n] = data` for whoever reads the region. Raises ValueError when it does not
+        fit, TypeError in mode "r", TimeoutError when no memory comes free.
+        """
+        view = memoryview(data).cast("B")
+        start = offset.__index__()
+        if start < 0 or start + view.nbytes > len(self):
+            raise ValueError(
+                f"{view.nbytes} bytes at offset {start} do not fit a region of {len(self)} bytes; offsets count from 0"
+            )
+        if not self._writable:
+            raise TypeError("the region is read-only; map it with mode='r+'")
+        done = ffi.new("uint64_t *")
+        timeout_ms = 1000
+        with self._handle.use() as region, ffi.from_buffer(view) as buffer:
+            stalled = -1
+            while (
+                code := lib.um_region_overwrite(region, start, buffer, view.nbytes, timeout_ms, done)
+            ) == -errno.ETIMEDOUT:
+                if done[0] == stalled:
+                    self.check()
+                    raise TimeoutError(
+                        f"no memory came free for {timeout_ms / 1000:.0f} s within the budget of "
+                        f"{format_size(self._pager.memory)}: the store is too slow or failing"
+                    )
+                stalled = done[0]
+        if code == -errno.EDEADLK:
+            self[start : start + view.nbytes] = bytes(view)
+        elif code:
+            raise errors.make_store_error(-code, op=errors.OP_MEMORY, offset=start, length=view.nbytes)
+        self.check()
+
+    def residency(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> NDArray[np.uint8]:
+        """Returns a `Residency` value for each page of the byte range: shape (pages,), dtype uint8."""
+        start, length = self._check_range(offset, size)
+        first = start // self._page_size
+        count = -(-(start + length) // self._page_size) - first if length else 0
+        out = np.zeros(count, np.uint8)
+        with self._handle.use() as region:
+            lib.um_region_residency(region, first, count, ffi.from_buffer("uint8_t[]", out, require_writable=True))
+        return out
+
+    def stats(self) -> Stats:
+        """Returns the region's counters; `memory`, `used`, `peak_used` and `overhead` are its pager's."""
+        raw = ffi.new("um_stats *")
+        with self._handle.use() as region:
+            lib.um_region_stats(region, raw)
+        return make_stats(raw)
+
+    def check(self) -> None:
+        """Raises the oldest failure that nobody was told of yet: of a fill, or of writing back dirty pages."""
+        record = ffi.new("um_error *")
+        with self._handle.use() as region:
+            found = lib.um_region_error_next(region, record)
+        if found:
+            raise make_record_error(record)
+
+    @property
+    def errors(self) -> tuple[errors.StoreError | errors.ForkedRegionError, ...]:
+        """The last failures, at most 16, the oldest first, told or not."""
+        record = ffi.new("um_error *")
+        kept: list[errors.StoreError | errors.ForkedRegionError] = []
+        with self._handle.use() as region:
+            while lib.um_region_error_at(region, len(kept), record):
+                kept.append(make_record_error(record))
+        return tuple(kept)
+
+    def retry(self) -> int:
+        """Drops pages that hold a failure, so that the next touch reads the store again; returns how many."""
+        with self._handle.use() as region:
+            return lib.um_region_retry(region)
+
+    def madvise(
+        self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None, /
+    ) -> None:
+        """`mmap.madvise` through the pager: MADV_WILLNEED prefetches, MADV_DONTNEED evicts (writing back first).
+
+        MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL are accepted and change nothing; others are a ValueError.
+        """
+        begin, size = self._check_range(start, length)
+        what, advice = slice(begin, begin + size), option.__index__()
+        if advice == mmap.MADV_WILLNEED:
+            self.prefetch(what)
+        elif advice == mmap.MADV_DONTNEED:
+            self.evict(what)
+        elif advice not in (mmap.MADV_NORMAL, mmap.MADV_RANDOM, mmap.MADV_SEQUENTIAL):
+            raise ValueError(f"madvise({advice}): a region takes MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED, _DONTNEED")
+
+    def resize(self, newsize: SupportsIndex, /) -> NoReturn:
+        raise TypeError("a region cannot be resized; close it and umap the store with the new size")
+
+    def close(self, *, discard: bool = False) -> None:
+        """Flushes, unmaps, and closes the store. Does nothing when it is closed.
+
+        Raises BufferError while arrays or views of the region live, StoreError when the store does not take the dirty
+        pages; in both cases the region stays open and everything goes on working. `discard=True` gives the dirty
+        pages up. A failure that nobody was told of is raised once, after unmapping.
+        """
+        if self._handle.is_forked:
+            super().close()
+            return
+        with self._close_lock:
+            if self._handle.is_closed:
+                return
+            region = self._handle.take()
+            assert region is not None
+            try:
+                untold = self._unmap(region, discard)
+            finally:
+                if not self.closed:
+                    self._handle.put_back(region)
+        record = ffi.new("um_error *")
+        if lib.um_store_close(self._store_pointer, record) < 0 and untold is None:
+            untold = make_record_error(record)
+        if untold is not None:
+            raise untold
+
+    def _unmap(self, region: um_region, discard: bool) -> Exception | None:
+        """Flushes and unmaps; returns a failure that is still to be told."""
+        pointer = int(ffi.cast("uintptr_t", region))
+        lib.um_region_prefetch_cancel(region)
+        try:
+            for _ in range(CLOSE_ATTEMPTS):
+                if self._writable and not discard:
+                    self._run(lib.um_region_flush_start(region, 0, len(self), True))
+                if _gate_close(pointer, discard, GATE_MS) == 0:
+                    break
+            else:
+                raise BufferError("cannot close the region: its pages are still being touched")
+            super().close()  # BufferError when it is exported
+        finally:
+            if self.closed:
+                untold = None if discard else _take_error(region)
+                lib.um_region_forget(region)
+            else:
+                lib.um_region_gate_open(region)
+        return untold
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except Exception as error:
+            if value is None:
+                raise
+            value.add_note(f"and the region could not be closed: {error}")
+
+    def __del__(self, _orphans: list[object] = _orphans) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is None or handle.is_closed or handle.is_forked:
+            return
+        try:
+            self.close()
+        except BaseException as error:
+            if self.closed:
+                _delivery.log.error("a region that nobody refers to any more met: %s", error)
+                return
+            # Unmapping here would lose what the store may yet take, and leave the engine with a range that is gone.
+            _orphans.append(self)
+            _delivery.log.error("a region that nobody refers to any more keeps dirty pages until exit: %s", error)
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<umappy.Region closed>"
+        return (
+            f"<umappy.Region of {format_size(len(self))}, mode={self.mode!r}, "
+            f"page_size={format_size(self._page_size)}, {self._store!r}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a region cannot be pickled; send its store's path and umap it there")
+
+    def _run(self, job: um_job) -> int:
+        """Waits for a job in slices, so that Ctrl-C is heard; the job itself goes on. Returns its pages."""
+        record = ffi.new("um_error *")
+        _check_job(job)
+        try:
+            while (code := lib.um_job_wait(job, WAIT_SLICE_MS, record)) == -errno.ETIMEDOUT and not record.code:
+                pass
+            if code:
+                raise make_record_error(record)
+            return lib.um_job_pages(job)
+        finally:
+            lib.um_job_release(job)
+
+    def _take_fault_error(self) -> tuple[int, errors.StoreError] | None:
+        record = ffi.new("um_error *")
+        try:
+            with self._handle.use() as region:
+                if not lib.um_region_error_fault(region, record):
+                    return None
+        except errors.ClosedError:
+            return None
+        error = make_record_error(record)
+        assert isinstance(error, errors.StoreError)
+        return record.thread_id, error
+
+    def _check_range(self, offset: SupportsIndex, size: SupportsIndex | None) -> tuple[int, int]:
+        if self._handle.is_forked:
+            raise errors.make_forked_error()
+        if self.closed:
+            raise errors.ClosedError("the region is closed")
+        start = offset.__index__()
+        length = len(self) - start if size is None else size.__index__()
+        if start < 0 or length < 0 or start + length > len(self):
+            raise ValueError(f"{length} bytes at offset {start} do not lie in a region of {len(self)} bytes")
+        return start, length
+
+    def _check_slice(self, what: slice | None) -> tuple[int, int]:
+        if what is None:
+            return self._check_range(0, None)
+        if not isinstance(what, slice):
+            raise TypeError(f"{what!r}: wants a slice of bytes, as in slice(start, stop)")
+        self._check_range(0, None)
+        start, stop, step = what.indices(len(self))
+        if step != 1:
+            raise ValueError(f"{what!r}: wants a slice without a step")
+        return start, max(0, stop - start)
+
+
+def _make_mapping(cls: type[_Region], size: int, writable: bool) -> _Region:
+    """The mapping, unpopulated even under mlockall(MCL_FUTURE), which would fill all of it with memory."""
+    prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    with _mapping_lock:
+        locked = lib.um_memory_locked()
+        if locked:
+            lib.um_memory_lock_on_fault(True)
+        try:
+            return mmap.mmap.__new__(cls, -1, size, flags=flags, prot=prot)
+        finally:
+            if locked:
+                lib.um_memory_lock_on_fault(False)
+
+
+def _check_job(job: um_job) -> um_job:
+    if not job:
+        raise MemoryError("no memory for a job of the engine")
+    return job
+
+
+def _take_error(region: um_region) -> Exception | None:
+    record = ffi.new("um_error *")
+    return make_record_error(record) if lib.um_region_error_next(region, record) else None
+
+
+def _raise_create(code: int, size: int, page_size: int, pager: Pager) -> NoReturn:
+    if code == -errno.ENOBUFS:
+        stats = pager.stats()
+        raise make_budget_error(pager.memory, page_size, stats.fillers, stats.evictors)
+    raise OSError(-code, f"cannot map {format_size(size)}: {os.strerror(-code)}")
