@@ -1,6 +1,7 @@
 """umappy: memory mapping in user space. Arrays larger than memory, over files and other stores, within a budget."""
 
 from umappy import stores
+from umappy._umap import umap
 from umappy.config import config
 from umappy.errors import (
     BudgetError,
@@ -20,7 +21,6 @@ from umappy.region import Region
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
 from umappy.stores import FileStore, Store
-from umappy._umap import umap
 
 __all__ = [
     "BudgetError",

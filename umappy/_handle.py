@@ -60,4 +60,3 @@ class Handle(Generic[Pointer]):
     def put_back(self, pointer: Pointer) -> None:
         with self._changed:
             self._pointer = pointer
-

@@ -63,7 +63,7 @@ def _open_path(path: object, size: int | None, mode: str | None) -> Store:
         raise ValueError(f"{path!r}: no store for {scheme[0]} in this version; a file of that name is './{path}'")
     if os.fsdecode(name).endswith(".zst"):
         raise ValueError(
-            f"{name!r}: this version cannot map what is inside a .zst file; FileStore({name!r}) maps its compressed bytes"
+            f"{name!r}: this version cannot map the inside of a .zst file; FileStore({name!r}) maps its compressed bytes"
         )
     return FileStore(name, mode or "r", size=size)
 

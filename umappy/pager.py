@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, SupportsIndex
 
 from umappy import _delivery, errors
@@ -115,7 +115,7 @@ class Pager:
             lib.um_pager_stats(pager, raw)
         return make_stats(raw)
 
-    @contextmanager
+    @contextlib.contextmanager
     def reserved(self, size: SupportsIndex | str, *, timeout_seconds: float | None = None) -> Iterator[None]:
         """Takes `size` bytes of the budget for memory of the caller's own, for as long as the block runs.
 
@@ -177,10 +177,8 @@ class Pager:
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):  # else __init__ failed
-            try:
+            with contextlib.suppress(Exception):  # at the interpreter's end regions may outlive us
                 self.close()
-            except Exception:
-                pass  # at the interpreter's end regions may outlive us; the engine's own exit serves them
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else f"memory={format_size(self._memory)}"

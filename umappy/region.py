@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from umappy import _delivery, errors
+from umappy import _delivery
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
+from umappy.errors import OP_MEMORY, ClosedError, StoreError, make_forked_error, make_store_error
 from umappy.pager import Pager, make_budget_error
 from umappy.sizes import format_size
 from umappy.stats import Stats, make_stats
@@ -113,7 +114,7 @@ class Region(mmap.mmap):
 
     @property
     def mode(self) -> str:
-        """"r" or "r+"."""
+        """ "r" or "r+"."""
         return "r+" if self._writable else "r"
 
     @property
@@ -197,7 +198,7 @@ class Region(mmap.mmap):
         if code == -errno.EDEADLK:
             self[start : start + view.nbytes] = bytes(view)
         elif code:
-            raise errors.make_store_error(-code, op=errors.OP_MEMORY, offset=start, length=view.nbytes)
+            raise make_store_error(-code, op=OP_MEMORY, offset=start, length=view.nbytes)
         self.check()
 
     def residency(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> NDArray[np.uint8]:
@@ -226,10 +227,10 @@ class Region(mmap.mmap):
             raise make_record_error(record)
 
     @property
-    def errors(self) -> tuple[errors.StoreError | errors.ForkedRegionError, ...]:
+    def errors(self) -> tuple[Exception, ...]:
         """The last failures, at most 16, the oldest first, told or not."""
         record = ffi.new("um_error *")
-        kept: list[errors.StoreError | errors.ForkedRegionError] = []
+        kept: list[Exception] = []
         with self._handle.use() as region:
             while lib.um_region_error_at(region, len(kept), record):
                 kept.append(make_record_error(record))
@@ -240,9 +241,7 @@ class Region(mmap.mmap):
         with self._handle.use() as region:
             return lib.um_region_retry(region)
 
-    def madvise(
-        self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None, /
-    ) -> None:
+    def madvise(self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None, /) -> None:
         """`mmap.madvise` through the pager: MADV_WILLNEED prefetches, MADV_DONTNEED evicts (writing back first).
 
         MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL are accepted and change nothing; others are a ValueError.
@@ -254,7 +253,9 @@ class Region(mmap.mmap):
         elif advice == mmap.MADV_DONTNEED:
             self.evict(what)
         elif advice not in (mmap.MADV_NORMAL, mmap.MADV_RANDOM, mmap.MADV_SEQUENTIAL):
-            raise ValueError(f"madvise({advice}): a region takes MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED, _DONTNEED")
+            raise ValueError(
+                f"madvise({advice}): a region takes MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED and _DONTNEED"
+            )
 
     def resize(self, newsize: SupportsIndex, /) -> NoReturn:
         raise TypeError("a region cannot be resized; close it and umap the store with the new size")
@@ -289,6 +290,7 @@ class Region(mmap.mmap):
         """Flushes and unmaps; returns a failure that is still to be told."""
         pointer = int(ffi.cast("uintptr_t", region))
         lib.um_region_prefetch_cancel(region)
+        untold = None
         try:
             for _ in range(CLOSE_ATTEMPTS):
                 if self._writable and not discard:
@@ -309,11 +311,11 @@ class Region(mmap.mmap):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
         try:
             self.close()
         except Exception as error:
-            if value is None:
+            if not isinstance(value, BaseException):
                 raise
             value.add_note(f"and the region could not be closed: {error}")
 
@@ -355,23 +357,23 @@ class Region(mmap.mmap):
         finally:
             lib.um_job_release(job)
 
-    def _take_fault_error(self) -> tuple[int, errors.StoreError] | None:
+    def _take_fault_error(self) -> tuple[int, StoreError] | None:
         record = ffi.new("um_error *")
         try:
             with self._handle.use() as region:
                 if not lib.um_region_error_fault(region, record):
                     return None
-        except errors.ClosedError:
+        except ClosedError:
             return None
         error = make_record_error(record)
-        assert isinstance(error, errors.StoreError)
+        assert isinstance(error, StoreError)
         return record.thread_id, error
 
     def _check_range(self, offset: SupportsIndex, size: SupportsIndex | None) -> tuple[int, int]:
         if self._handle.is_forked:
-            raise errors.make_forked_error()
+            raise make_forked_error()
         if self.closed:
-            raise errors.ClosedError("the region is closed")
+            raise ClosedError("the region is closed")
         start = offset.__index__()
         length = len(self) - start if size is None else size.__index__()
         if start < 0 or length < 0 or start + length > len(self):
@@ -406,7 +408,7 @@ def _make_mapping(cls: type[_Region], size: int, writable: bool) -> _Region:
 
 
 def _check_job(job: um_job) -> um_job:
-    if not job:
+    if job == ffi.NULL:
         raise MemoryError("no memory for a job of the engine")
     return job
 

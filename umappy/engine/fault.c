@@ -71,7 +71,8 @@ static enum outcome wait_for_owner(um_region *r, uint64_t page, um_word w) {
 
 static enum outcome absent(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
   if (!um_page_claim(r, page, id))
-    return *id == UM_NIL ? WAKE : AGAIN; /* no descriptor: more faults under way than there can be pages; it tries again */
+    return *id == UM_NIL ? WAKE
+                         : AGAIN; /* no descriptor: more faults under way than there can be pages; it tries again */
   um_pager *p = r->pager;
   um_frame *f = &p->frames[*id];
   f->write = write;

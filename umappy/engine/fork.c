@@ -1,11 +1,11 @@
 /* fork.c: what a forked child and the end of the process see.
  *
  * A child does not inherit regions (MADV_DONTFORK): its first act, from a C atfork handler, is to put inaccessible
- * mappings in their place, since an unprotected hole could be reused and a private copy would read as zeros. The handler
- * takes no lock of the parent: regions are published in slots that are written once and read without one.
+ * mappings in their place, since an unprotected hole could be reused and a private copy would read as zeros. The
+ * handler takes no lock of the parent: regions are published in slots that are written once and read without one.
  *
- * Race: fork against a region being made. Its slot is published before it is registered, so a child either finds the slot
- * or a region nobody has touched yet. */
+ * Race: fork against a region being made. Its slot is published before it is registered, so a child either finds the
+ * slot or a region nobody has touched yet. */
 #include "internal.h"
 
 #include "uffd.h"

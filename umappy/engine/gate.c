@@ -59,6 +59,7 @@ int um_region_gate_close(um_region *r, int discard, uint32_t timeout_ms) {
 
 void um_region_gate_open(um_region *r) {
   uint32_t closed = UM_GATE_CLOSED;
-  if (atomic_compare_exchange_strong(&r->gate, &closed, 0)) /* no-op when it is open: a binding calls it on every way out */
+  if (atomic_compare_exchange_strong(&r->gate, &closed,
+                                     0)) /* no-op when it is open: a binding calls it on every way out */
     um_uffd_wake(r->pager->uffd, r->address, r->mapped);
 }

@@ -79,7 +79,7 @@ typedef struct um_span {
 
 typedef struct um_errors {
   pthread_mutex_t lock;
-  uint64_t count; /* ever recorded; lock */
+  uint64_t count;                /* ever recorded; lock */
   um_error kept[UM_ERRORS_KEPT]; /* the newest, at count % UM_ERRORS_KEPT; lock */
 } um_errors;
 
@@ -92,29 +92,29 @@ typedef struct um_counters {
 } um_counters;
 
 struct um_region {
-  um_pager *pager;     /* constant */
-  um_store *store;     /* constant; the binding closes it after the region is forgotten */
-  uintptr_t address;   /* constant */
-  uint64_t size;       /* bytes of data; constant */
-  uint64_t mapped;     /* size rounded up to host pages; constant */
-  uint64_t page_size;  /* constant, and so the three below */
+  um_pager *pager;    /* constant */
+  um_store *store;    /* constant; the binding closes it after the region is forgotten */
+  uintptr_t address;  /* constant */
+  uint64_t size;      /* bytes of data; constant */
+  uint64_t mapped;    /* size rounded up to host pages; constant */
+  uint64_t page_size; /* constant, and so the three below */
   uint64_t page_count;
   uint32_t page_shift;
-  uint32_t span_shift; /* a span is the larger of 2 MiB and the page, aligned by absolute address */
-  bool writable;       /* constant */
+  uint32_t span_shift;          /* a span is the larger of 2 MiB and the page, aligned by absolute address */
+  bool writable;                /* constant */
   _Atomic uint64_t *words;      /* one word a page; touched as pages are; words.c */
   _Atomic uint32_t *block_live; /* pages not absent a host page of words; words.c */
   um_span *spans;               /* words.c */
   uint64_t words_mapped, blocks_mapped, spans_mapped, span_count;
-  _Atomic uint32_t gate;    /* threads inside, or UM_GATE_CLOSED; gate.c */
-  _Atomic uint32_t filling; /* pages FILLING */
-  _Atomic uint32_t writing; /* pages WRITING */
-  _Atomic uint64_t dirty;   /* pages DIRTY or WRITING */
+  _Atomic uint32_t gate;     /* threads inside, or UM_GATE_CLOSED; gate.c */
+  _Atomic uint32_t filling;  /* pages FILLING */
+  _Atomic uint32_t writing;  /* pages WRITING */
+  _Atomic uint64_t dirty;    /* pages DIRTY or WRITING */
   _Atomic uint64_t resident; /* pages in memory */
-  _Atomic uint32_t jobs;    /* jobs not yet finished */
-  _Atomic uint64_t charged; /* bytes of bookkeeping in the budget; words.c */
-  _Atomic bool tainted;     /* a page FAILED, ever */
-  _Atomic uint64_t untold;  /* failure records nobody was told of */
+  _Atomic uint32_t jobs;     /* jobs not yet finished */
+  _Atomic uint64_t charged;  /* bytes of bookkeeping in the budget; words.c */
+  _Atomic bool tainted;      /* a page FAILED, ever */
+  _Atomic uint64_t untold;   /* failure records nobody was told of */
   um_errors errors;
   um_counters counters;
   void *fork_slot; /* fork.c */
@@ -137,27 +137,27 @@ struct um_job {
 };
 
 typedef struct um_worker {
-  um_pager *pager;  /* constant, and so all here */
-  void *staging;    /* aligned to 4096; this worker's alone */
+  um_pager *pager; /* constant, and so all here */
+  void *staging;   /* aligned to 4096; this worker's alone */
   uint64_t staging_size;
   pthread_t thread;
 } um_worker;
 
 struct um_pager {
-  int uffd, kick, pagemap; /* constant */
-  uint64_t uffd_inode;     /* constant: to see that somebody closed it under us */
-  uint32_t uffd_mode;      /* constant */
-  uint64_t generation;     /* constant: which process made it; fork.c */
-  const struct um_mechanism *mechanism; /* constant */
+  int uffd, kick, pagemap;                            /* constant */
+  uint64_t uffd_inode;                                /* constant: to see that somebody closed it under us */
+  uint32_t uffd_mode;                                 /* constant */
+  uint64_t generation;                                /* constant: which process made it; fork.c */
+  const struct um_mechanism *mechanism;               /* constant */
   uint64_t memory, low_water, high_water, timeout_ns; /* constant */
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
-  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
-  _Atomic uint64_t memory_min; /* what the regions there are need; region.c */
-  _Atomic uint64_t emergency; /* the largest page of any region: kept free for a page that holds a failure */
+  _Atomic uint64_t reserved, wanted;          /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min;                /* what the regions there are need; region.c */
+  _Atomic uint64_t emergency;      /* the largest page of any region: kept free for a page that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
-  _Atomic uint64_t freed; /* bytes ever given back: progress, for who waits for memory */
-  _Atomic bool evict_asked; /* the evictors were told that memory is short */
+  _Atomic uint64_t freed;          /* bytes ever given back: progress, for who waits for memory */
+  _Atomic bool evict_asked;        /* the evictors were told that memory is short */
 
   pthread_mutex_t regions_lock;
   um_region **regions; /* sorted by address; regions_lock */
@@ -165,33 +165,33 @@ struct um_pager {
   um_counters retired; /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
-  um_frame *frames;        /* frames_lock for lists; see um_frame */
-  uint64_t frames_mapped;  /* constant */
-  uint32_t frame_capacity; /* constant */
-  uint32_t frames_made;    /* descriptors ever used; frames_lock */
-  um_frame_id free_frames; /* frames_lock */
+  um_frame *frames;                 /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;           /* constant */
+  uint32_t frame_capacity;          /* constant */
+  uint32_t frames_made;             /* descriptors ever used; frames_lock */
+  um_frame_id free_frames;          /* frames_lock */
   um_frame_id list_head, list_tail; /* eviction list, oldest first; frames_lock */
-  uint64_t list_length;    /* frames_lock */
+  uint64_t list_length;             /* frames_lock */
 
   pthread_mutex_t lock;
-  pthread_cond_t work;       /* fillers wait here */
-  pthread_cond_t evict_work; /* evictors wait here */
-  pthread_cond_t progress;   /* a job ended, a write ended, memory came free: everybody else waits here */
-  um_queue demand, starved;  /* lock */
-  uint64_t starved_freed;    /* `freed` when starvation began or last eased; lock */
-  uint64_t starved_ns;       /* and when; lock */
+  pthread_cond_t work;                /* fillers wait here */
+  pthread_cond_t evict_work;          /* evictors wait here */
+  pthread_cond_t progress;            /* a job ended, a write ended, memory came free: everybody else waits here */
+  um_queue demand, starved;           /* lock */
+  uint64_t starved_freed;             /* `freed` when starvation began or last eased; lock */
+  uint64_t starved_ns;                /* and when; lock */
   um_job *prefetch_jobs, *write_jobs; /* lock */
-  uint32_t idle, prefetching; /* fillers; lock */
-  bool leader;                /* some filler leads; lock */
-  _Atomic bool stop;          /* set once, by destroy */
-  uint64_t write_backoff_ns;  /* no write-back for eviction before this; lock */
-  uint32_t writes_failed;     /* in a row; lock */
-  um_error write_error;       /* the last failed write-back for eviction; lock */
+  uint32_t idle, prefetching;         /* fillers; lock */
+  bool leader;                        /* some filler leads; lock */
+  _Atomic bool stop;                  /* set once, by destroy */
+  uint64_t write_backoff_ns;          /* no write-back for eviction before this; lock */
+  uint32_t writes_failed;             /* in a row; lock */
+  um_error write_error;               /* the last failed write-back for eviction; lock */
 
-  um_worker *fillers, *evictors; /* constant */
-  uint32_t filler_count, evictor_count; /* constant after create */
+  um_worker *fillers, *evictors;         /* constant */
+  uint32_t filler_count, evictor_count;  /* constant after create */
   _Atomic uint32_t turns[UM_TURN_SLOTS]; /* faults a thread (by id, hashed) */
-  um_pager *registry_next; /* um_region_registry */
+  um_pager *registry_next;               /* um_region_registry */
 };
 
 static inline uint64_t um_now_ns(void) {
@@ -266,8 +266,9 @@ um_frame_id um_queue_pop(um_pager *p, um_queue *q);
 
 /* gate.c */
 #define UM_GATE_CLOSED 0x80000000u
-bool um_gate_enter(um_region *r);      /* false: closed */
-void um_gate_enter_wait(um_region *r); /* only while a page of it is FILLING or WRITING or a job runs: the gate cannot stay closed */
+bool um_gate_enter(um_region *r); /* false: closed */
+void um_gate_enter_wait(
+    um_region *r); /* only while a page of it is FILLING or WRITING or a job runs: the gate cannot stay closed */
 void um_gate_leave(um_region *r);
 
 /* region.c */
@@ -290,7 +291,8 @@ bool um_prefetch_run(um_worker *w, um_job *job); /* pager->lock held; let go ins
 /* evict.c, writeback.c */
 bool um_evict_one_clean(um_pager *p);
 uint64_t um_evict_batch(um_worker *w); /* bytes given back */
-uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
+uint64_t um_evict_drop(um_region *r, uint64_t first,
+                       uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
 void um_evict_ask(um_pager *p);
 int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error);
 uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict);
@@ -304,8 +306,8 @@ bool um_job_prefetch_waits(um_pager *p); /* pager->lock held */
 /* workers.c */
 void *um_filler_main(void *worker);
 void *um_evictor_main(void *worker);
-void um_work_post(um_pager *p); /* pager->lock held: something was added for fillers */
-void um_memory_freed(um_pager *p); /* somebody may be waiting for it */
+void um_work_post(um_pager *p);     /* pager->lock held: something was added for fillers */
+void um_memory_freed(um_pager *p);  /* somebody may be waiting for it */
 void um_starved_check(um_pager *p); /* gives up fills that waited too long */
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
 

@@ -1,6 +1,6 @@
-/* job.c: work on a range that a caller asks for and may wait for: flush and evict, done by evictors, and prefetch, done by
- * fillers. A job is cut into spans; each worker claims the next one, so several work on it at once. The caller waits with
- * a deadline and may walk away; the job goes on. A region cannot be closed while it has jobs. */
+/* job.c: work on a range that a caller asks for and may wait for: flush and evict, done by evictors, and prefetch, done
+ * by fillers. A job is cut into spans; each worker claims the next one, so several work on it at once. The caller waits
+ * with a deadline and may walk away; the job goes on. A region cannot be closed while it has jobs. */
 #include "page.h"
 
 #include <limits.h>

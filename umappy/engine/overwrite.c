@@ -1,5 +1,5 @@
-/* overwrite.c: writing whole pages without reading them first. Absent pages that lie wholly inside are placed dirty from
- * the caller's buffer, a run by one ioctl; everything else is written as any user of the memory would. Runs on the
+/* overwrite.c: writing whole pages without reading them first. Absent pages that lie wholly inside are placed dirty
+ * from the caller's buffer, a run by one ioctl; everything else is written as any user of the memory would. Runs on the
  * caller's thread, which may fault like any other. */
 #include "mechanism.h"
 #include "page.h"

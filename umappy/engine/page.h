@@ -26,7 +26,7 @@
 
 enum um_state {
   UM_ABSENT = 0,
-  UM_FILLING = 1,  /* owned by a filler, or by the thread that overwrites */
+  UM_FILLING = 1, /* owned by a filler, or by the thread that overwrites */
   UM_CLEAN = 2,
   UM_DIRTY = 3,
   UM_WRITING = 4,  /* owned by an evictor; faults may set flags and unprotect */
@@ -76,7 +76,7 @@ int um_words_create(um_region *r);
 void um_words_destroy(um_region *r);
 void um_words_enter(um_region *r, uint64_t page);
 void um_words_leave(um_region *r, uint64_t page);
-uint64_t um_words_span(const um_region *r, uint64_t page);       /* the span its first byte is in */
+uint64_t um_words_span(const um_region *r, uint64_t page);      /* the span its first byte is in */
 uint64_t um_words_span_page(const um_region *r, uint64_t span); /* the first page that begins in it */
 
 #endif

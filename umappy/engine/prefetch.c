@@ -1,6 +1,6 @@
 /* prefetch.c: filling before anyone asks. A run of absent neighbours is claimed, read by one store call and placed by
- * one ioctl. Prefetch is a hint: a page that cannot be had goes back to ABSENT and is counted, nothing is raised; whoever
- * faulted on it meanwhile faults again and gets the error of its own fill. */
+ * one ioctl. Prefetch is a hint: a page that cannot be had goes back to ABSENT and is counted, nothing is raised;
+ * whoever faulted on it meanwhile faults again and gets the error of its own fill. */
 #include "mechanism.h"
 #include "page.h"
 

@@ -173,8 +173,8 @@ void um_region_forget(um_region *r) {
 
 int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *out) {
   static const uint8_t face[] = {
-      [UM_ABSENT] = UM_PAGE_ABSENT,   [UM_FILLING] = UM_PAGE_BUSY,   [UM_CLEAN] = UM_PAGE_CLEAN,
-      [UM_DIRTY] = UM_PAGE_DIRTY,     [UM_WRITING] = UM_PAGE_DIRTY,  [UM_EVICTING] = UM_PAGE_BUSY,
+      [UM_ABSENT] = UM_PAGE_ABSENT, [UM_FILLING] = UM_PAGE_BUSY,  [UM_CLEAN] = UM_PAGE_CLEAN,
+      [UM_DIRTY] = UM_PAGE_DIRTY,   [UM_WRITING] = UM_PAGE_DIRTY, [UM_EVICTING] = UM_PAGE_BUSY,
       [UM_FAILED] = UM_PAGE_FAILED,
   };
   if (first > r->page_count || count > r->page_count - first)

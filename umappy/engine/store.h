@@ -23,9 +23,9 @@ typedef struct um_store_ops {
 
 /* The first member of every store. */
 struct um_store {
-  const um_store_ops *ops;    /* constant */
-  uint64_t size;              /* bytes; constant once open */
-  bool writable;              /* constant */
+  const um_store_ops *ops; /* constant */
+  uint64_t size;           /* bytes; constant once open */
+  bool writable;           /* constant */
 };
 
 /* Writes code, op, offset and length, and the text from a printf format; returns -code. */

@@ -177,7 +177,8 @@ int um_uffd_read(int fd, struct uffd_msg *messages, int capacity) {
 
 bool um_uffd_present(int pagemap, uintptr_t address) {
   uint64_t entry;
-  if (pagemap >= 0 && pread(pagemap, &entry, sizeof entry, (off_t)(address / um_host_page * sizeof entry)) == sizeof entry)
+  if (pagemap >= 0 &&
+      pread(pagemap, &entry, sizeof entry, (off_t)(address / um_host_page * sizeof entry)) == sizeof entry)
     return (entry >> 62) != 0; /* bit 63: in memory, bit 62: in swap */
   unsigned char resident = 0;
   return mincore((void *)(address & ~(um_host_page - 1)), um_host_page, &resident) == 0 && (resident & 1);

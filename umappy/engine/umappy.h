@@ -37,12 +37,12 @@ typedef struct um_job um_job;
 
 /* One failure: what was attempted, where, by whom. */
 typedef struct um_error {
-  int32_t code;      /* errno or UM_E..., positive; 0: none */
-  int32_t op;        /* UM_OP_... */
-  uint64_t offset;   /* bytes from the start of the store */
-  uint64_t length;   /* bytes */
-  int32_t thread_id; /* kernel id of the thread whose fault failed; 0: no fault */
-  int32_t delivered; /* scratch for the bindings; the engine writes 0 */
+  int32_t code;             /* errno or UM_E..., positive; 0: none */
+  int32_t op;               /* UM_OP_... */
+  uint64_t offset;          /* bytes from the start of the store */
+  uint64_t length;          /* bytes */
+  int32_t thread_id;        /* kernel id of the thread whose fault failed; 0: no fault */
+  int32_t delivered;        /* scratch for the bindings; the engine writes 0 */
   char text[UM_ERROR_TEXT]; /* the store's words: its path and what failed; UTF-8, may be cut */
 } um_error;
 
@@ -55,14 +55,14 @@ typedef struct um_file_part {
 typedef struct um_file_options {
   const um_file_part *parts;
   uint32_t part_count;
-  int32_t writable; /* mode r+, w+, x */
-  int32_t create;   /* mode w+, x: make the file if it is missing */
-  int32_t truncate; /* mode w+: empty it (only after the lock is held) */
+  int32_t writable;  /* mode r+, w+, x */
+  int32_t create;    /* mode w+, x: make the file if it is missing */
+  int32_t truncate;  /* mode w+: empty it (only after the lock is held) */
   int32_t exclusive; /* mode x: fail if it exists */
-  int32_t direct;   /* -1 auto, 0 buffered, 1 direct or fail */
-  int32_t lock;     /* take the writer's lock */
-  uint64_t offset;  /* bytes before the first mapped byte of the first part */
-  uint64_t size;    /* UINT64_MAX: what the file holds; larger than that and writable: extend */
+  int32_t direct;    /* -1 auto, 0 buffered, 1 direct or fail */
+  int32_t lock;      /* take the writer's lock */
+  uint64_t offset;   /* bytes before the first mapped byte of the first part */
+  uint64_t size;     /* UINT64_MAX: what the file holds; larger than that and writable: extend */
 } um_file_options;
 
 int um_file_store_open(const um_file_options *options, um_store **store, um_error *error);
@@ -71,12 +71,12 @@ uint64_t um_file_store_part_size(um_store *store, uint32_t index);
 
 /* Faults for tests and for users who want to see what their program does then; each owns its inner store. */
 typedef struct um_fault_options {
-  uint32_t ops;           /* bits 1 << UM_OP_...: which calls it strikes */
-  int32_t code;           /* errno or UM_E... to fail with; 0: only delay */
-  uint64_t delay_ns;      /* slept before the inner call */
-  uint64_t skip;          /* calls that pass before the first strike */
-  uint64_t count;         /* strikes; UINT64_MAX: for ever */
-  uint64_t every;         /* strike each Nth call after skip; 0 and 1: each */
+  uint32_t ops;            /* bits 1 << UM_OP_...: which calls it strikes */
+  int32_t code;            /* errno or UM_E... to fail with; 0: only delay */
+  uint64_t delay_ns;       /* slept before the inner call */
+  uint64_t skip;           /* calls that pass before the first strike */
+  uint64_t count;          /* strikes; UINT64_MAX: for ever */
+  uint64_t every;          /* strike each Nth call after skip; 0 and 1: each */
   uint64_t offset, length; /* only calls that touch these bytes; length 0: all */
 } um_fault_options;
 
@@ -97,7 +97,8 @@ typedef struct um_log_record {
 int um_log_store_open(um_store *inner, uint64_t capacity, um_store **store); /* keeps the newest `capacity` records */
 uint64_t um_log_store_take(um_store *store, um_log_record *records, uint64_t count, uint64_t *lost); /* oldest first */
 
-/* A fault or log store closes its inner store when it is closed, but its own calls above work until the last release. */
+/* A fault or log store closes its inner store when it is closed, but its own calls above work until the last release.
+ */
 void um_wrapper_retain(um_store *store);
 void um_wrapper_release(um_store *store);
 
@@ -120,17 +121,17 @@ typedef struct um_pager_options {
 } um_pager_options;
 
 typedef struct um_stats {
-  uint64_t memory, used, peak_used;    /* bytes: the budget, what of it is taken now, the most ever */
-  uint64_t resident, dirty;            /* bytes in pages, in pages the store does not have yet */
-  uint64_t overhead;                   /* bytes of used that hold no page: buffers, tables, bookkeeping */
+  uint64_t memory, used, peak_used; /* bytes: the budget, what of it is taken now, the most ever */
+  uint64_t resident, dirty;         /* bytes in pages, in pages the store does not have yet */
+  uint64_t overhead;                /* bytes of used that hold no page: buffers, tables, bookkeeping */
   uint64_t read_faults, write_faults, protect_faults, stale_faults;
-  uint64_t fills, prefetches, evictions, writes; /* pages */
-  uint64_t store_reads, store_writes, store_flushes;  /* calls */
+  uint64_t fills, prefetches, evictions, writes;     /* pages */
+  uint64_t store_reads, store_writes, store_flushes; /* calls */
   uint64_t bytes_read, bytes_written;
   uint64_t fill_errors, write_errors, retries;
   uint64_t fault_ns[UM_HISTOGRAM_BUCKETS]; /* faults whose service took [2^i, 2^(i+1)) ns */
-  uint32_t fillers, evictors;          /* threads running, which may be fewer than asked for */
-  uint32_t uffd;                       /* UM_UFFD_... in use */
+  uint32_t fillers, evictors;              /* threads running, which may be fewer than asked for */
+  uint32_t uffd;                           /* UM_UFFD_... in use */
   uint32_t regions;
   char mechanism[8];
 } um_stats;
@@ -139,7 +140,8 @@ int um_uffd_probe(uint32_t uffd, uint64_t *features); /* can it be opened? featu
 uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors);
 int um_pager_create(const um_pager_options *options, um_pager **pager);
 int um_pager_destroy(um_pager *pager); /* -EBUSY while regions live */
-int um_pager_reserve(um_pager *pager, uint64_t bytes, uint32_t timeout_ms); /* takes budget for the caller's own buffers */
+int um_pager_reserve(um_pager *pager, uint64_t bytes,
+                     uint32_t timeout_ms); /* takes budget for the caller's own buffers */
 void um_pager_release(um_pager *pager, uint64_t bytes);
 void um_pager_stats(um_pager *pager, um_stats *stats);
 int um_pager_error_wait(uint32_t timeout_ms); /* 1: an undelivered fault error may be waiting in some region */

@@ -2,8 +2,8 @@
  *
  * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
  * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
- * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one filler.
- * Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
+ * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
+ * filler. Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
  *
  * Evictors serve jobs (flush, evict) first, then keep free memory between the water marks. */
 #include "mechanism.h"

@@ -2,11 +2,10 @@
  *
  * Phases of a run:
  *   claim    DIRTY -> WRITING|COPYING, page by page, neighbours while they are dirty and the buffer lasts
- *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets REDIRTIED
- *   copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST
- *   write    from the buffer, outside the gate
- *   finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed, or FAILED when LOST;
- *            the evictor takes the pages it wants to EVICTING instead of CLEAN
+ *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets
+ * REDIRTIED copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST write    from
+ * the buffer, outside the gate finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store
+ * failed, or FAILED when LOST; the evictor takes the pages it wants to EVICTING instead of CLEAN
  *
  * A write that lands between protect and copy is in the copy and also makes the page dirty again: it is written twice,
  * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits or passes by. */
@@ -76,7 +75,8 @@ static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t len
 
 /* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
 int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
-  uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count), start = first << r->page_shift;
+  uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count),
+           start = first << r->page_shift;
   UM_ASSERT(count == 1 || memory <= w->staging_size);
   for (uint64_t page = first; page < first + count; page++)
     set_busy(r, page);
@@ -117,7 +117,10 @@ int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count,
 static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
   um_word w = um_page_load(r, page);
   for (;;) {
-    enum um_state state = (w & UM_LOST) ? UM_FAILED : (code || (w & UM_REDIRTIED)) ? UM_DIRTY : evict ? UM_EVICTING : UM_CLEAN;
+    enum um_state state = (w & UM_LOST)                  ? UM_FAILED
+                          : (code || (w & UM_REDIRTIED)) ? UM_DIRTY
+                          : evict                        ? UM_EVICTING
+                                                         : UM_CLEAN;
     if (w & UM_BUSY) { /* the leader is unprotecting it */
       sched_yield();
       w = um_page_load(r, page);
