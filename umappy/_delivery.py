@@ -78,11 +78,13 @@ def _make_class(error: StoreError) -> type[StoreError]:
     """The interpreter takes a class and calls it without arguments, so the error travels in a class of its own."""
     kind = type(error)
 
-    def __init__(self: StoreError) -> None:
+    def init(self: StoreError) -> None:
         kind.__init__(self, error.errno or 0, error.strerror or "", error.store, error.op, error.offset, error.length)
 
-    def __reduce__(self: StoreError) -> tuple[object, ...]:
-        return error.__reduce__()
-
-    names = {"__init__": __init__, "__reduce__": __reduce__, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    names = {
+        "__init__": init,
+        "__reduce__": lambda self: error.__reduce__(),
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+    }
     return type(kind.__name__, (kind,), names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -12,10 +12,14 @@ from umappy import errors
 
 Pointer = TypeVar("Pointer")
 
+WAIT_SECONDS_MAX = 60.0
+
 
 class Handle(Generic[Pointer]):
     """A pointer of the engine's that stays valid inside `use()`: the bindings let go of the GIL, so another thread may
-    be closing meanwhile. `take()` waits until nobody uses it and leaves the handle closed.
+    be closing meanwhile.
+
+    Who closes has it alone between `begin_close` and `end_close`; others wait for the outcome, since closing may fail.
     """
 
     def __init__(self, pointer: Pointer, name: str) -> None:
@@ -23,6 +27,7 @@ class Handle(Generic[Pointer]):
         self._name = name
         self._pid = os.getpid()
         self._users = 0
+        self._closing = False
         self._changed = threading.Condition()
 
     @property
@@ -35,9 +40,11 @@ class Handle(Generic[Pointer]):
 
     @contextmanager
     def use(self) -> Iterator[Pointer]:
+        """The pointer, for one call. ClosedError, ForkedRegionError."""
         if self.is_forked:
             raise errors.make_forked_error()
         with self._changed:
+            self._wait(lambda: not self._closing)
             if self._pointer is None:
                 raise errors.ClosedError(f"{self._name} is closed")
             pointer = self._pointer
@@ -49,14 +56,30 @@ class Handle(Generic[Pointer]):
                 self._users -= 1
                 self._changed.notify_all()
 
-    def take(self) -> Pointer | None:
-        """Returns the pointer to the one caller who may free it; None when somebody did."""
+    def begin_close(self) -> Pointer | None:
+        """Returns the pointer once nobody uses it, or None when it is closed; then nothing is to be ended."""
         with self._changed:
-            pointer, self._pointer = self._pointer, None
-            while self._users:
-                self._changed.wait()
-            return pointer
+            self._wait(lambda: not self._closing)
+            if self._pointer is None:
+                return None
+            self._closing = True
+            try:
+                self._wait(lambda: self._users == 0)
+            except BaseException:
+                self._end(closed=False)
+                raise
+            return self._pointer
 
-    def put_back(self, pointer: Pointer) -> None:
+    def end_close(self, *, closed: bool) -> None:
         with self._changed:
-            self._pointer = pointer
+            self._end(closed=closed)
+
+    def _end(self, *, closed: bool) -> None:
+        self._closing = False
+        if closed:
+            self._pointer = None
+        self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        if not self._changed.wait_for(condition, WAIT_SECONDS_MAX):
+            raise BufferError(f"{self._name} was in use by another call for {WAIT_SECONDS_MAX:.0f} seconds")

@@ -30,9 +30,9 @@ def umap(
     """Maps a store into memory and returns the region, an `mmap.mmap` of `size` bytes.
 
     `store` is a Store, or the path of a file. `size` is bytes or "4GiB"; default: all the store holds. `mode` is "r",
-    "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long names;
-    default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of two from
-    4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it.
+    "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long
+    names; default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of
+    two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it.
 
     Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
     BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.
@@ -63,7 +63,7 @@ def _open_path(path: object, size: int | None, mode: str | None) -> Store:
         raise ValueError(f"{path!r}: no store for {scheme[0]} in this version; a file of that name is './{path}'")
     if os.fsdecode(name).endswith(".zst"):
         raise ValueError(
-            f"{name!r}: this version cannot map the inside of a .zst file; FileStore({name!r}) maps its compressed bytes"
+            f"{name!r}: this version cannot map what a .zst file holds; FileStore({name!r}) maps its compressed bytes"
         )
     return FileStore(name, mode or "r", size=size)
 

@@ -158,10 +158,14 @@ class Pager:
 
     def close(self) -> None:
         """Ends the pager's threads. Does nothing when it is closed; RuntimeError while it has regions."""
-        if self._handle.is_forked or (pointer := self._handle.take()) is None:
+        if self._handle.is_forked or (pointer := self._handle.begin_close()) is None:
             return
-        if lib.um_pager_destroy(pointer) == -errno.EBUSY:
-            self._handle.put_back(pointer)
+        code = -errno.EBUSY
+        try:
+            code = lib.um_pager_destroy(pointer)
+        finally:
+            self._handle.end_close(closed=code == 0)
+        if code:
             raise RuntimeError("the pager still has regions: close them first")
 
     def __enter__(self) -> Self:

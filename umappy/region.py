@@ -67,6 +67,7 @@ class Region(mmap.mmap):
     _address: int
     _writable: bool
     _close_lock: threading.RLock
+    _untold: Exception | None
 
     def __new__(cls, *args: object, **keywords: object) -> Self:
         raise TypeError("regions are made by umappy.umap(store, size)")
@@ -273,40 +274,40 @@ class Region(mmap.mmap):
         with self._close_lock:
             if self._handle.is_closed:
                 return
-            region = self._handle.take()
-            assert region is not None
-            try:
-                untold = self._unmap(region, discard)
-            finally:
-                if not self.closed:
-                    self._handle.put_back(region)
+            untold = self._flush_and_unmap(discard)
         record = ffi.new("um_error *")
         if lib.um_store_close(self._store_pointer, record) < 0 and untold is None:
             untold = make_record_error(record)
         if untold is not None:
             raise untold
 
-    def _unmap(self, region: um_region, discard: bool) -> Exception | None:
-        """Flushes and unmaps; returns a failure that is still to be told."""
-        pointer = int(ffi.cast("uintptr_t", region))
-        lib.um_region_prefetch_cancel(region)
-        untold = None
-        try:
-            for _ in range(CLOSE_ATTEMPTS):
+    def _flush_and_unmap(self, discard: bool) -> Exception | None:
+        """Returns a failure that is still to be told. Pages that are dirtied between flush and gate: both again."""
+        for _ in range(CLOSE_ATTEMPTS):
+            with self._handle.use() as region:
+                lib.um_region_prefetch_cancel(region)
                 if self._writable and not discard:
                     self._run(lib.um_region_flush_start(region, 0, len(self), True))
-                if _gate_close(pointer, discard, GATE_MS) == 0:
-                    break
-            else:
-                raise BufferError("cannot close the region: its pages are still being touched")
-            super().close()  # BufferError when it is exported
+            if self._try_unmap(discard):
+                return self._untold
+        raise BufferError("cannot close the region: its pages are still being touched")
+
+    def _try_unmap(self, discard: bool) -> bool:
+        """False: pages are dirty or filling again. BufferError: arrays or views live."""
+        region = self._handle.begin_close()
+        assert region is not None
+        pointer = int(ffi.cast("uintptr_t", region))
+        try:
+            if _gate_close(pointer, discard, GATE_MS) == 0:
+                super().close()
         finally:
             if self.closed:
-                untold = None if discard else _take_error(region)
+                self._untold = None if discard else _take_error(region)
                 lib.um_region_forget(region)
             else:
                 lib.um_region_gate_open(region)
-        return untold
+            self._handle.end_close(closed=self.closed)
+        return self.closed
 
     def __enter__(self) -> Self:
         return self
