@@ -12,7 +12,7 @@ from umappy.stores import FileStore
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """mount(kind, size, source=None): a fresh file system of that size in a folder of its own; ext4 on a loop device."""
+    """mount(kind, size): a fresh file system of that size in its own folder; "tmpfs", or "ext4" on a loop device."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system takes root")
     undo: list[list[str]] = []

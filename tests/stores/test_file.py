@@ -1,6 +1,7 @@
 """FileStore: the contract in every shape, opening, sizes, parts, pickling. Its other sides have files of their own."""
 
 import errno
+import itertools
 import os
 import pickle
 import resource
@@ -9,17 +10,18 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from umappy import errors
 from umappy._engine import ffi, lib
 from umappy.stores import DelayStore, FileStore, Store
-from umappy.stores.testing import SIZE, StoreContract, make_bytes, read
+from umappy.stores.testing import SIZE, StoreContract, make_bytes, read, write
 
 
 class TestBuffered(StoreContract):
-    options: dict[str, object] = {"direct": False}
+    options: ClassVar[dict[str, object]] = {"direct": False}
 
     def create(self, folder: Path, size: int) -> Store:
         return FileStore(folder / "x", "w+", size=size, **self.options)
@@ -29,7 +31,7 @@ class TestBuffered(StoreContract):
 
 
 class TestDirect(TestBuffered):
-    options = {"direct": True}
+    options: ClassVar[dict[str, object]] = {"direct": True}
 
     @pytest.fixture
     def tmp_path(self, direct_folder: Path) -> Path:
@@ -37,15 +39,15 @@ class TestDirect(TestBuffered):
 
 
 class TestAuto(TestBuffered):
-    options = {"direct": "auto"}
+    options: ClassVar[dict[str, object]] = {"direct": "auto"}
 
 
 class TestAlignedOffset(TestBuffered):
-    options = {"offset": 8192}
+    options: ClassVar[dict[str, object]] = {"offset": 8192}
 
 
 class TestUnalignedOffset(TestBuffered):
-    options = {"offset": 128}
+    options: ClassVar[dict[str, object]] = {"offset": 128}
 
 
 class TestParts(StoreContract):
@@ -55,7 +57,7 @@ class TestParts(StoreContract):
 
     def create(self, folder: Path, size: int) -> Store:
         bounds = [0, *self.cuts, size]
-        parts = [(folder / f"{i}", end - begin) for i, (begin, end) in enumerate(zip(bounds, bounds[1:]))]
+        parts = [(folder / f"{i}", end - begin) for i, (begin, end) in enumerate(itertools.pairwise(bounds))]
         return FileStore(parts, "w+")
 
     def reopen(self, folder: Path, *, writable: bool) -> Store:
@@ -125,7 +127,7 @@ def test_file_with_a_partial_block_is_never_padded(direct_folder: Path, direct: 
     for size in (1, 511, 512, 4095, 4096, 4097, 8191, 3 * 4096 + 513):
         with FileStore(path, "w+", size=size, direct=direct) as store:
             data = make_bytes(size, size)
-            store.write(0, data)
+            write(store, 0, data)
             store.flush()
         assert path.read_bytes() == data
 

@@ -11,6 +11,7 @@ class TestMyStore(StoreContract):
 from __future__ import annotations
 
 import abc
+import mmap
 import random
 import threading
 from collections.abc import Iterator
@@ -73,20 +74,21 @@ class StoreContract(abc.ABC):
     def test_read_gives_what_was_written(self, store: Store, stretch: tuple[int, int]) -> None:
         offset, length = stretch
         data = make_bytes(1, length)
-        store.write(offset, data)
+        write(store, offset, data)
         assert read(store, offset, length) == data
 
     @pytest.mark.parametrize("stretch", STRETCHES.values(), ids=STRETCHES.keys())
     def test_write_leaves_the_bytes_around_it_alone(self, store: Store, stretch: tuple[int, int]) -> None:
         offset, length = stretch
         before, data = make_bytes(1, SIZE), make_bytes(2, length)
-        store.write(0, before)
-        store.write(offset, data)
+        write(store, 0, before)
+        write(store, offset, data)
         assert read(store) == before[:offset] + data + before[offset + length :]
 
     @pytest.mark.parametrize("stretch", STRETCHES.values(), ids=STRETCHES.keys())
     def test_read_of_a_stretch_gives_only_that(self, store: Store, stretch: tuple[int, int]) -> None:
         offset, length = stretch
+        """Here the memory is not aligned to anything."""
         data = make_bytes(1, SIZE)
         store.write(0, data)
         memory = bytearray(b"\xee" * (length + 2))
@@ -127,7 +129,7 @@ class StoreContract(abc.ABC):
     def test_reopen_after_flush_gives_what_was_written(self, tmp_path: Path) -> None:
         data = make_bytes(1, SIZE)
         with self.create(tmp_path, SIZE) as store:
-            store.write(0, data)
+            write(store, 0, data)
             store.flush()
         with self.reopen(tmp_path, writable=False) as store:
             assert store.size == SIZE
@@ -136,10 +138,10 @@ class StoreContract(abc.ABC):
     def test_reopen_for_writing_changes_only_what_is_written(self, tmp_path: Path) -> None:
         data = make_bytes(1, SIZE)
         with self.create(tmp_path, SIZE) as store:
-            store.write(0, data)
+            write(store, 0, data)
             store.flush()
         with self.reopen(tmp_path, writable=True) as store:
-            store.write(BLOCK, b"new")
+            write(store, BLOCK, b"new")
             store.flush()
         with self.reopen(tmp_path, writable=False) as store:
             assert read(store) == data[:BLOCK] + b"new" + data[BLOCK + 3 :]
@@ -176,7 +178,7 @@ class StoreContract(abc.ABC):
     def test_writes_in_parallel_to_different_pages_all_arrive(self, tmp_path: Path) -> None:
         pages = [make_bytes(i, BLOCK) for i in range(PAGES)]
         with self.create(tmp_path, PAGES * BLOCK) as store, ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda i: store.write(i * BLOCK, pages[i]), range(PAGES)))
+            list(pool.map(lambda i: write(store, i * BLOCK, pages[i]), range(PAGES)))
             assert read(store) == b"".join(pages)
 
     def test_reads_in_parallel_with_writes_elsewhere_are_right(self, tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ class StoreContract(abc.ABC):
         with self.create(tmp_path, PAGES * BLOCK) as store:
             still = {i: make_bytes(i, BLOCK) for i in range(0, PAGES, 2)}
             for i, page in still.items():
-                store.write(i * BLOCK, page)
+                write(store, i * BLOCK, page)
             stop = threading.Event()
 
             def write_others() -> None:
@@ -192,7 +194,7 @@ class StoreContract(abc.ABC):
                 while not stop.is_set():
                     turn += 1
                     for i in range(1, PAGES, 2):
-                        store.write(i * BLOCK, bytes([turn % 256]) * BLOCK)
+                        write(store, i * BLOCK, bytes([turn % 256]) * BLOCK)
 
             with ThreadPoolExecutor(4) as pool:
                 writer = pool.submit(write_others)
@@ -216,7 +218,7 @@ class StoreContract(abc.ABC):
                 match chance.choice(["write", "read", "flush"] if chance.random() < 0.2 else ["write", "read"]):
                     case "write":
                         oracle[offset : offset + length] = data = chance.randbytes(length)
-                        store.write(offset, data)
+                        write(store, offset, data)
                     case "read":
                         assert read(store, offset, length) == oracle[offset : offset + length]
                     case "flush":
@@ -226,10 +228,23 @@ class StoreContract(abc.ABC):
 
 def read(store: Store, offset: int = 0, length: int | None = None) -> bytes:
     """The bytes of `store` from `offset` on, to its end when `length` is None."""
-    memory = bytearray(store.size - offset if length is None else length)
+    memory = make_memory(offset, store.size - offset if length is None else length)
     count = store.read_into(offset, memory)
     assert count is None or count == len(memory)
     return bytes(memory)
+
+
+def write(store: Store, offset: int, data: Buffer) -> None:
+    """Writes `data` from memory as the engine's."""
+    memory = make_memory(offset, len(memoryview(data)))
+    memory[:] = data
+    store.write(offset, memory)
+
+
+def make_memory(offset: int, length: int) -> memoryview:
+    """Memory that lies in its page as `offset` in its block: fit for direct I/O, as the engine's is."""
+    begin = offset % mmap.PAGESIZE
+    return memoryview(mmap.mmap(-1, begin + length or 1))[begin : begin + length]
 
 
 def make_bytes(seed: int, length: int) -> bytes:
