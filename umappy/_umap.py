@@ -32,7 +32,8 @@ def umap(
     `store` is a Store, or the path of a file. `size` is bytes or "4GiB"; default: all the store holds. `mode` is "r",
     "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long
     names; default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of
-    two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it.
+    two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and
+    closes it.
 
     Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
     BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.
