@@ -1,0 +1,201 @@
+/* The file store from many threads, across forks that no Python sees, and with more bytes than one system call moves.
+ */
+#define _GNU_SOURCE
+#include "check.h"
+#include "io.h"
+#include "store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BLOCK 4096u
+#define THREADS 6
+#define BLOCKS_EACH 8
+#define TURNS 40
+
+static char folder[] = "/var/tmp/umappy-test-XXXXXX";
+
+static um_store *open_parts(uint64_t first, uint64_t second, int mode_create) {
+  static char paths[2][64];
+  snprintf(paths[0], sizeof(paths[0]), "%s/a", folder);
+  snprintf(paths[1], sizeof(paths[1]), "%s/b", folder);
+  um_file_part parts[2] = {{paths[0], first}, {paths[1], second}};
+  um_file_options options = {.parts = parts,
+                             .part_count = second ? 2 : 1,
+                             .writable = 1,
+                             .create = mode_create,
+                             .truncate = mode_create,
+                             .direct = -1,
+                             .lock = 1,
+                             .size = UINT64_MAX};
+  um_store *store = NULL;
+  um_error error;
+  int result = um_file_store_open(&options, &store, &error);
+  if (result < 0 && result != -UM_ELOCKED)
+    fprintf(stderr, "%s\n", error.text);
+  return result < 0 ? NULL : store;
+}
+
+typedef struct worker {
+  pthread_t thread;
+  um_store *store;
+  unsigned index;
+  atomic_bool *stop; /* of those who flush and fork beside the others */
+} worker;
+
+/* Every third block of the store is this thread's: direct, in unaligned pieces, and the tail. */
+static void *write_and_check(void *argument) {
+  worker *self = argument;
+  char *memory = aligned_alloc(BLOCK, 2 * BLOCK);
+  for (unsigned turn = 1; turn <= TURNS; turn++) {
+    for (unsigned i = 0; i < BLOCKS_EACH; i++) {
+      uint64_t offset = (uint64_t)(i * THREADS + self->index) * BLOCK;
+      uint64_t length = um_store_size(self->store) - offset < BLOCK ? um_store_size(self->store) - offset : BLOCK;
+      memset(memory, (int)(turn + i + self->index), BLOCK);
+      uint64_t cut = turn % 2 ? length : 1000;
+      CHECK_EQUAL(um_store_write(self->store, offset, memory, cut, NULL), 0);
+      CHECK_EQUAL(um_store_write(self->store, offset + cut, memory + cut, length - cut, NULL), 0);
+      CHECK_EQUAL(um_store_read(self->store, offset, memory + BLOCK, length, NULL), 0);
+      CHECK(memcmp(memory, memory + BLOCK, length) == 0);
+    }
+  }
+  free(memory);
+  return NULL;
+}
+
+static void *flush_all_the_time(void *argument) {
+  worker *self = argument;
+  while (!atomic_load(self->stop))
+    CHECK_EQUAL(um_store_flush(self->store, NULL), 0);
+  return NULL;
+}
+
+static void check_child(um_store *store) {
+  um_error error;
+  char byte;
+  if (um_store_read(store, 0, &byte, 1, &error) != -UM_EFORKED || um_store_flush(store, &error) != -UM_EFORKED)
+    _exit(1);
+  for (int descriptor = 3; descriptor < 100; descriptor++) {
+    char link[64], target[128];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", descriptor);
+    ssize_t length = readlink(link, target, sizeof(target) - 1);
+    if (length > 0 && (size_t)length > strlen(folder) && memcmp(target, folder, strlen(folder)) == 0)
+      _exit(2);
+  }
+  um_store_close(store, NULL);
+  _exit(0);
+}
+
+static void fork_and_check(um_store *store) {
+  pid_t child = fork();
+  if (child == 0)
+    check_child(store);
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK_EQUAL(status, 0);
+}
+
+static void test_threads_flushes_and_forks_disturb_no_byte(void) {
+  uint64_t size = (uint64_t)THREADS * BLOCKS_EACH * BLOCK - 700;
+  um_store *store = open_parts(5 * BLOCK, size - 5 * BLOCK, 1);
+  CHECK(store);
+  atomic_bool stop = false;
+  worker workers[THREADS], flusher = {.store = store, .stop = &stop};
+  for (unsigned i = 0; i < THREADS; i++) {
+    workers[i] = (worker){.store = store, .index = i};
+    CHECK_EQUAL(pthread_create(&workers[i].thread, NULL, write_and_check, &workers[i]), 0);
+  }
+  CHECK_EQUAL(pthread_create(&flusher.thread, NULL, flush_all_the_time, &flusher), 0);
+  for (int i = 0; i < 5; i++)
+    fork_and_check(store);
+  for (unsigned i = 0; i < THREADS; i++)
+    pthread_join(workers[i].thread, NULL);
+  atomic_store(&stop, true);
+  pthread_join(flusher.thread, NULL);
+  CHECK_EQUAL(um_store_close(store, NULL), 0);
+}
+
+static void test_child_that_closes_leaves_the_parents_lock(void) {
+  um_store *store = open_parts(BLOCK, 0, 1);
+  CHECK(store);
+  fork_and_check(store);
+  CHECK(!open_parts(BLOCK, 0, 0));
+  CHECK_EQUAL(um_store_close(store, NULL), 0);
+  store = open_parts(BLOCK, 0, 0);
+  CHECK(store);
+  um_store_close(store, NULL);
+}
+
+static void test_child_may_open_a_store_of_its_own(void) {
+  um_store *inherited = open_parts(BLOCK, 0, 1);
+  CHECK(inherited);
+  pid_t child = fork();
+  if (child == 0) {
+    char path[64], byte;
+    snprintf(path, sizeof(path), "%s/a", folder);
+    um_file_part part = {path, UINT64_MAX};
+    um_file_options options = {.parts = &part, .part_count = 1, .direct = -1, .size = UINT64_MAX};
+    um_store *own = NULL;
+    if (um_file_store_open(&options, &own, NULL) != 0 || um_store_read(own, 0, &byte, 1, NULL) != 0)
+      _exit(1);
+    um_store_close(inherited, NULL);
+    _exit(um_store_read(own, 0, &byte, 1, NULL) == 0 && um_store_close(own, NULL) == 0 ? 0 : 2);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK_EQUAL(status, 0);
+  um_store_close(inherited, NULL);
+}
+
+#ifndef __SANITIZE_THREAD__ /* it would note down every one of the bytes: four times their size */
+static void test_write_of_more_than_a_system_call_moves_is_split(void) {
+  uint64_t length = (UINT64_C(5) << 30) + 12345, done = 0;
+  char *memory = mmap(NULL, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  int descriptor = open("/dev/null", O_WRONLY | O_CLOEXEC); /* takes everything without looking at it */
+  CHECK_EQUAL(um_io_write(descriptor, 0, memory, length, 1, &done), 0);
+  CHECK_EQUAL(done, length);
+  close(descriptor);
+  munmap(memory, length);
+}
+#endif
+
+static void test_read_at_the_end_says_so_and_how_much_came(void) {
+  char path[64], buffer[BLOCK];
+  snprintf(path, sizeof(path), "%s/short", folder);
+  int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  CHECK_EQUAL(ftruncate(descriptor, 1000), 0);
+  uint64_t done = 0;
+  CHECK_EQUAL(um_io_read(descriptor, 0, buffer, BLOCK, 1, &done), UM_IO_END);
+  CHECK_EQUAL(done, 1000);
+  CHECK_EQUAL(um_io_read(descriptor, 0, buffer, BLOCK, 512, &done), UM_IO_SHORT);
+  CHECK_EQUAL(done, 1000);
+  CHECK_EQUAL(um_io_read(descriptor, 0, buffer, 1000, 512, &done), 0);
+  CHECK_EQUAL(um_io_read(-1, 0, buffer, 1, 1, &done), -EBADF);
+  CHECK_EQUAL(done, 0);
+  close(descriptor);
+  unlink(path);
+}
+
+int main(void) {
+  CHECK(mkdtemp(folder));
+  test_threads_flushes_and_forks_disturb_no_byte();
+  test_child_that_closes_leaves_the_parents_lock();
+  test_child_may_open_a_store_of_its_own();
+#ifndef __SANITIZE_THREAD__
+  test_write_of_more_than_a_system_call_moves_is_split();
+#endif
+  test_read_at_the_end_says_so_and_how_much_came();
+  for (const char *name = "ab"; *name; name++) {
+    char path[64];
+    snprintf(path, sizeof(path), "%s/%c", folder, *name);
+    unlink(path);
+  }
+  return rmdir(folder);
+}
