@@ -152,9 +152,8 @@ void um_registry_remove(um_pager *p) {
 static _Atomic uint32_t exit_timeout_ms;
 
 static um_job *exit_job(um_region *r) {
-  return r->writable && (atomic_load(&r->dirty) || atomic_load(&r->counters.bytes_written))
-             ? um_region_flush_start(r, 0, r->size, 1)
-             : NULL;
+  return r->writable && (atomic_load(&r->dirty) || atomic_load(&r->unflushed)) ? um_region_flush_start(r, 0, r->size, 1)
+                                                                               : NULL;
 }
 
 static void flush_at_exit(void) {

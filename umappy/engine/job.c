@@ -205,8 +205,13 @@ static void flush_store(um_worker *w, um_job *job) { /* pager->lock held; let go
   um_region *r = job->region;
   um_error error;
   pthread_mutex_unlock(&w->pager->lock);
-  int code = r->store->ops->flush(r->store, &error);
-  UM_COUNT(r, store_flushes, 1);
+  int code = 0;
+  if (atomic_exchange(&r->unflushed, false)) {
+    code = r->store->ops->flush(r->store, &error);
+    UM_COUNT(r, store_flushes, 1);
+    if (code)
+      atomic_store(&r->unflushed, true);
+  }
   pthread_mutex_lock(&w->pager->lock);
   note(job, code, &error);
 }

@@ -62,6 +62,7 @@ static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t len
     UM_COUNT(r, store_writes, 1);
     if (code == 0) {
       UM_COUNT(r, bytes_written, length);
+      atomic_store(&r->unflushed, true);
       return 0;
     }
     UM_COUNT(r, write_errors, 1);
