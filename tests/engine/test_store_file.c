@@ -8,9 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +24,7 @@
 
 static char folder[] = "/var/tmp/umappy-test-XXXXXX";
 
+/* Mode w+ or r+; NULL when that fails. */
 static um_store *open_parts(uint64_t first, uint64_t second, int mode_create) {
   static char paths[2][64];
   snprintf(paths[0], sizeof(paths[0]), "%s/a", folder);
@@ -40,6 +44,22 @@ static um_store *open_parts(uint64_t first, uint64_t second, int mode_create) {
   if (result < 0 && result != -UM_ELOCKED)
     fprintf(stderr, "%s\n", error.text);
   return result < 0 ? NULL : store;
+}
+
+/* Called once, just before the next lock is asked for: what another process may do in that moment. */
+static void (*before_lock)(void);
+
+int fcntl(int descriptor, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  void (*hook)(void) = command == F_OFD_SETLK ? before_lock : NULL;
+  if (hook) {
+    before_lock = NULL;
+    hook();
+  }
+  return (int)syscall(SYS_fcntl, descriptor, command, argument);
 }
 
 typedef struct worker {
@@ -153,6 +173,81 @@ static void test_child_may_open_a_store_of_its_own(void) {
   um_store_close(inherited, NULL);
 }
 
+static void replace_file(void) {
+  char path[64], other[64];
+  snprintf(path, sizeof(path), "%s/a", folder);
+  snprintf(other, sizeof(other), "%s/other", folder);
+  int descriptor = open(other, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  CHECK_EQUAL(ftruncate(descriptor, BLOCK), 0);
+  close(descriptor);
+  CHECK_EQUAL(rename(other, path), 0);
+}
+
+static void remove_file(void) {
+  char path[64];
+  snprintf(path, sizeof(path), "%s/a", folder);
+  CHECK_EQUAL(unlink(path), 0);
+}
+
+static char read_first_byte(void) {
+  char path[64], byte = 0;
+  snprintf(path, sizeof(path), "%s/a", folder);
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  CHECK_EQUAL(pread(descriptor, &byte, 1, 0), 1);
+  close(descriptor);
+  return byte;
+}
+
+/* Else the writer would write into a file without a name: whoever had the lock before may have removed it. */
+static void test_file_replaced_or_removed_before_the_lock_is_opened_again(void) {
+  void (*const hooks[])(void) = {replace_file, remove_file};
+  for (size_t i = 0; i < 2; i++) {
+    um_store_close(open_parts(BLOCK, 0, 1), NULL);
+    before_lock = hooks[i];
+    um_store *store = open_parts(BLOCK, 0, 1);
+    CHECK(store && !before_lock);
+    CHECK_EQUAL(um_store_write(store, 0, "z", 1, NULL), 0);
+    CHECK_EQUAL(read_first_byte(), 'z');
+    um_store_close(store, NULL);
+  }
+}
+
+static int faster;
+
+static void lock_first(void) {
+  char path[64];
+  snprintf(path, sizeof(path), "%s/a", folder);
+  faster = open(path, O_RDWR | O_CLOEXEC);
+  struct flock lock = {.l_type = F_WRLCK};
+  CHECK_EQUAL(fcntl(faster, F_OFD_SETLK, &lock), 0);
+}
+
+static void test_new_file_that_another_locked_first_is_not_removed(void) {
+  remove_file();
+  before_lock = lock_first;
+  CHECK(!open_parts(BLOCK, 0, 1));
+  struct stat status;
+  CHECK_EQUAL(fstat(faster, &status), 0);
+  CHECK_EQUAL(status.st_nlink, 1);
+  close(faster);
+}
+
+/* Such a child runs no handler: only the unlock by name frees the file while it lives. */
+static void test_close_beside_a_child_of_a_bare_clone_frees_the_lock(void) {
+  um_store *store = open_parts(BLOCK, 0, 1);
+  CHECK(store);
+  pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (child == 0)
+    for (;;)
+      pause();
+  um_store_close(store, NULL);
+  store = open_parts(BLOCK, 0, 0);
+  CHECK(store);
+  um_store_close(store, NULL);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+}
+
 #ifndef __SANITIZE_THREAD__ /* it would note down every one of the bytes: four times their size */
 static void test_write_of_more_than_a_system_call_moves_is_split(void) {
   uint64_t length = (UINT64_C(5) << 30) + 12345, done = 0;
@@ -188,6 +283,9 @@ int main(void) {
   test_threads_flushes_and_forks_disturb_no_byte();
   test_child_that_closes_leaves_the_parents_lock();
   test_child_may_open_a_store_of_its_own();
+  test_file_replaced_or_removed_before_the_lock_is_opened_again();
+  test_new_file_that_another_locked_first_is_not_removed();
+  test_close_beside_a_child_of_a_bare_clone_frees_the_lock();
 #ifndef __SANITIZE_THREAD__
   test_write_of_more_than_a_system_call_moves_is_split();
 #endif

@@ -58,14 +58,16 @@ static int move_direct(transfer *t, uint64_t count) {
   return result;
 }
 
+static uint64_t align_down(uint64_t offset, uint64_t unit) {
+  return offset & ~(unit - 1);
+}
+
 static int move(transfer *t, bool direct_only) {
   um_file *file = t->file;
   if (file->direct < 0 || atomic_load_explicit(&file->direct_refused, memory_order_relaxed))
     return move_buffered(t, t->length);
-  uint64_t first = um_align_down(t->at + file->granule - 1, file->granule);
-  uint64_t last = um_align_down(t->at + t->length, file->granule);
-  if (last > file->direct_end)
-    last = file->direct_end;
+  uint64_t first = align_down(t->at + file->granule - 1, file->granule);
+  uint64_t last = align_down(t->at + t->length, file->granule);
   if (first >= last || ((uintptr_t)t->memory + (first - t->at)) % file->memory_unit != 0)
     return move_buffered(t, t->length);
   int result = first > t->at ? move_buffered(t, first - t->at) : 0;

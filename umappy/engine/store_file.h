@@ -23,7 +23,6 @@ typedef struct um_file {
   uint64_t base;                /* bytes from the start of the store to the part */
   uint64_t start;               /* bytes from the start of the file to the part */
   uint64_t size;                /* bytes of the part */
-  uint64_t direct_end;          /* file offset where its last whole granule ends */
   uint32_t granule;             /* file offsets and lengths of direct I/O are multiples of it; a power of two */
   uint32_t memory_unit;         /* and addresses of this; a power of two */
   bool fixed;                   /* block device: can neither grow nor shrink */
@@ -45,10 +44,6 @@ typedef struct um_file_store {
 } um_file_store;
 
 extern const um_store_ops um_file_store_ops;
-
-static inline uint64_t um_align_down(uint64_t offset, uint64_t unit) {
-  return offset & ~(unit - 1);
-}
 
 /* Opens file->direct and fills its alignment, or writes into `reason` why the file cannot have it and returns
  * -EOPNOTSUPP. Other errors are the system's. */

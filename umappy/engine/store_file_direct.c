@@ -109,6 +109,5 @@ int um_file_direct_open(um_file *file, bool writable, char *reason, size_t reaso
   if (descriptor < 0)
     return descriptor;
   file->direct = descriptor;
-  file->direct_end = um_align_down(file->start + file->size, file->granule);
   return 0;
 }

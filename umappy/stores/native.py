@@ -104,7 +104,6 @@ class NativeStore(Store):
         return handle
 
     def _reclaim(self, handle: um_store) -> None:
-        """Undoes `_release`, where the new owner could not be made."""
         with self._changed:
             self._handle, self._owned = handle, False
 
