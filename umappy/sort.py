@@ -10,6 +10,7 @@ every merge pass adds one of each. Data that fits in the buffers is read once an
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, SupportsIndex, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from umappy._engine import lib
 from umappy._sort.keys import Ordering, make_ordering
 from umappy._sort.merge import merge_runs
 from umappy._sort.plan import Plan, make_plan
@@ -134,12 +136,15 @@ class _Job:
     def run(self, report: ProgressCallback | None) -> None:
         region = self._find_region()
         with self._open_pager(region) as (pager, memory):
-            page_size = min(SCRATCH_PAGE_BYTES, _largest_power(memory // 1024))
-            plan = make_plan(len(self.source), self.ordering, memory, _find_streaming_min(pager), page_size)
+            scratch_page = _choose_scratch_page(pager, memory)
+            found = (region_of(self.source), region_of(self.target))
+            page = max([scratch_page, *(pair[0].page_size for pair in found if pair)])
+            private = min(memory * 3 // 4, _find_spare(pager, page))
+            plan = make_plan(len(self.source), self.ordering, memory, private, page, scratch_page)
             progress = SortProgress(self.source.nbytes * (1 + plan.passes), report)
             try:
                 with pager.reserved(plan.private_bytes):
-                    self._sort(plan, pager, page_size, progress)
+                    self._sort(plan, pager, scratch_page, progress)
             except BaseException as error:
                 error.add_note(f"umappy.sort: {self._describe_state(progress)}")
                 raise
@@ -206,11 +211,19 @@ class _Job:
         return "a is as it was; out is written in part"
 
 
-def _find_streaming_min(pager: Pager) -> int:
-    """Bytes of the budget that buffers of ours must leave alone."""
-    return pager.memory // 4
+def _choose_scratch_page(pager: Pager, memory: int) -> int:
+    """The page size of scratch: with small budgets smaller, so that most of it is left for buffers."""
+    size = SCRATCH_PAGE_BYTES
+    while size > mmap.PAGESIZE and _find_paging_least(pager, size) > memory // 4:
+        size //= 2
+    return size
 
 
-def _largest_power(limit: int) -> int:
-    """The largest power of two up to `limit`, but at least a page of the kernel."""
-    return 1 << max(12, limit.bit_length() - 1)
+def _find_spare(pager: Pager, page_size: int) -> int:
+    """Bytes of the budget that can be taken from the pager, and pages of `page_size` still come and go."""
+    return pager.memory - pager.stats().overhead - 2 * _find_paging_least(pager, page_size)
+
+
+def _find_paging_least(pager: Pager, page_size: int) -> int:
+    stats = pager.stats()
+    return lib.um_pager_memory_min(page_size, stats.fillers, stats.evictors)

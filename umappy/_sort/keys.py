@@ -35,8 +35,11 @@ class SortedElements(Protocol):
     def keys_at(self, first: int, step: int) -> NDArray[Any]:
         """Returns the keys of the elements first, first + step, and so on."""
 
-    def chunks(self, space: Bytes) -> Iterator[Bytes]:
-        """Yields the elements' bytes in order; a chunk is valid until the next, and may lie in `space`."""
+    def chunks(self, first: int, step: int, space: Bytes) -> Iterator[Bytes]:
+        """Yields the elements' bytes in order: `first` bytes, then `step` at a time, then the rest.
+
+        A chunk is valid until the next. It may lie in `space`, which holds one and an element.
+        """
 
 
 class Ordering(Protocol):
@@ -57,7 +60,7 @@ class Ordering(Protocol):
 
 
 def make_ordering(dtype: np.dtype[Any], order: str | list[str] | None) -> Ordering:
-    """Returns the order `np.sort` has for `dtype` and `order`. ValueError, as there, for an unknown or doubled field."""
+    """Returns the order `np.sort` has for `dtype` and `order`; as there, ValueError for an unknown or doubled field."""
     if order is not None:
         np.empty(0, dtype).sort(order=order)  # numpy's own checks and words
     if dtype.kind in "biufcmM":
@@ -77,9 +80,11 @@ class SortedInPlace:
     def keys_at(self, first: int, step: int) -> NDArray[Any]:
         return self.ordering.keys(self.buffer.view(self.ordering.dtype)[first::step])
 
-    def chunks(self, space: Bytes) -> Iterator[Bytes]:
-        for start in range(0, len(self.buffer), len(space)):
-            yield self.buffer[start : start + len(space)]
+    def chunks(self, first: int, step: int, space: Bytes) -> Iterator[Bytes]:
+        if first:
+            yield self.buffer[:first]
+        for start in range(first, len(self.buffer), step):
+            yield self.buffer[start : start + step]
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,25 @@ class SortedByIndex:
         rows = self.buffer.reshape(len(self.order), self.ordering.dtype.itemsize)
         return self.ordering.keys(rows[self.order[first::step]].reshape(-1).view(self.ordering.dtype))
 
-    def chunks(self, space: Bytes) -> Iterator[Bytes]:
+    def chunks(self, first: int, step: int, space: Bytes) -> Iterator[Bytes]:
         itemsize = self.ordering.dtype.itemsize
         rows = self.buffer.reshape(len(self.order), itemsize)
-        count = len(space) // itemsize
-        for start in range(0, len(self.order), count):
-            part = self.order[start : start + count]
-            chunk = space[: len(part) * itemsize]
+        taken = filled = 0
+        wanted = first or step
+        while taken < len(rows):
+            count = min(len(rows) - taken, -(-(wanted - filled) // itemsize))
+            part = space[filled : filled + count * itemsize].reshape(count, itemsize)
             # Any mode but "raise" writes into `out` without a copy.
-            np.take(rows, part, axis=0, out=chunk.reshape(len(part), itemsize), mode="clip")
-            yield chunk
+            np.take(rows, self.order[taken : taken + count], axis=0, out=part, mode="clip")
+            taken, filled = taken + count, filled + count * itemsize
+            if filled < wanted:
+                break
+            yield space[:wanted]
+            filled -= wanted
+            space[:filled] = space[wanted : wanted + filled]
+            wanted = step
+        for start in range(0, filled, wanted):
+            yield space[start : min(filled, start + wanted)]
 
 
 class NumberOrdering:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from umappy._sort.cuts import Cutter, Partition
 from umappy._sort.keys import Ordering
+from umappy._sort.output import Output
 from umappy._sort.plan import Plan
 from umappy._sort.progress import SortProgress
 from umappy._sort.runs import Run
@@ -35,6 +36,7 @@ def merge_runs(
     In the last pass the new runs are not sampled.
     """
     itemsize = ordering.dtype.itemsize
+    output = Output(target, plan.chunk_bytes, progress, is_last)
     workers: Workers[Task] = Workers(buffers, progress.poll)
     merged: list[Run] = []
 
@@ -50,17 +52,12 @@ def merge_runs(
 
     def work(task: Task, buffer: Bytes) -> None:
         partition, run = task
-        elements, space = buffer[: partition.count * itemsize], buffer[-plan.chunk_bytes :]
+        elements, space = buffer[: partition.count * itemsize], buffer[-plan.space_bytes :]
         source.read(_to_bytes(partition, itemsize), elements, workers.check)
         done = ordering.accept_sorted(elements) if partition.is_sorted else ordering.sort(elements)
         if run is not None:
             run.note_samples(partition.place, partition.count, done)
-        place = partition.place * itemsize
-        for chunk in done.chunks(space):
-            progress.note_write(is_output=is_last)
-            target.write(place, chunk, workers.check)
-            place += len(chunk)
-            progress.note_bytes(len(chunk))
+        output.write(partition.place * itemsize, done, space, workers.check)
 
     workers.run(feed(), work)
     source.check()

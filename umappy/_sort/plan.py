@@ -25,8 +25,9 @@ class Plan:
 
     workers: int
     private_bytes: int  # of the budget, for buffers and samples
-    buffer_bytes: int  # each worker's: its elements and a chunk of output
-    chunk_bytes: int
+    buffer_bytes: int  # each worker's: elements, and the space below
+    space_bytes: int  # at its end, for a chunk and an element
+    chunk_bytes: int  # written at once; a multiple of the page unless pages are large for the budget
     run_count: int  # elements of a run, and of a partition at most
     sample_step: int  # every so many-th element of a run has its key kept
     fan_in: int  # runs merged at once
@@ -38,46 +39,60 @@ class Plan:
         return self.passes == 0
 
 
-def make_plan(count: int, ordering: Ordering, memory: int, streaming_min: int, page_size: int) -> Plan:
-    """Returns the plan for sorting `count` elements through `memory` bytes.
+def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_size: int, scratch_page: int) -> Plan:
+    """Returns the plan for sorting `count` elements through `memory` bytes, `private` of them for buffers.
 
-    `streaming_min` bytes at least stay with the pager, which reads and writes in pages of `page_size`. BudgetError
-    when a buffer would not hold a handful of elements.
+    The rest stays with the pager, which reads and writes in pages of up to `page_size`, of `scratch_page` in scratch.
+    BudgetError when a buffer would not hold a handful of elements.
     """
     itemsize = ordering.dtype.itemsize
-    private = min(memory * 3 // 4, memory - streaming_min)
     element = itemsize + ordering.work_bytes
-    if count * element + min(CHUNK_BYTES, count * itemsize) <= private:
-        chunk = min(CHUNK_BYTES, count * itemsize)
-        return Plan(1, count * element + chunk, count * itemsize + chunk, chunk, count, count, 1, 0, memory // 16)
+    chunk = max(CHUNK_BYTES, page_size)
+    if count * element + chunk + itemsize <= private:
+        space = chunk + itemsize
+        return Plan(
+            workers=1,
+            private_bytes=count * element + space,
+            buffer_bytes=count * itemsize + space,
+            space_bytes=space,
+            chunk_bytes=chunk,
+            run_count=count,
+            sample_step=count,
+            fan_in=1,
+            passes=0,
+            window_bytes=memory // 16,
+        )
 
     sample_bytes = private // 32
     workers = max(2, min(WORKERS_MAX, len(os.sched_getaffinity(0)), private // (64 * page_size)))
     share = (private - sample_bytes) // workers
-    chunk = max(itemsize, min(CHUNK_BYTES, share // 16))
+    while chunk > 4096 and chunk > share // 16:
+        chunk //= 2
+    space = chunk + itemsize
     # Runs no longer than needed for one merge pass, as far as the budget goes.
     useful = max(RUN_BYTES, 2 * math.isqrt(count * itemsize * PIECE_BYTES))
-    run_count = min((share - chunk) // element, useful // itemsize)
+    run_count = min((share - space) // element, useful // itemsize)
     if run_count < 16:
-        least = 2 * (16 * element + chunk) * 4 // 3 + streaming_min
+        least = workers * (16 * element + space) * 32 // 31 + 1
         raise BudgetError(
-            f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes; "
-            f"give at least {format_size(least)}"
+            f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes through pages of "
+            f"{format_size(page_size)}; give {format_size(least + memory - max(0, private))}"
         )
-    piece = max(page_size, min(PIECE_BYTES, share // 16))
+    piece = max(scratch_page, min(PIECE_BYTES, share // 16))
     fan_in = max(2, run_count * itemsize // piece)
     runs = -(-count // run_count)
     passes = next(number for number in itertools.count(1) if fan_in**number >= runs)
     sample_step = max(1, (64 << 10) // itemsize, -(-count * ordering.key_dtype.itemsize // sample_bytes))
     return Plan(
         workers=workers,
-        private_bytes=workers * (run_count * element + chunk) + sample_bytes,
-        buffer_bytes=run_count * itemsize + chunk,
+        private_bytes=workers * (run_count * element + space) + sample_bytes,
+        buffer_bytes=run_count * itemsize + space,
+        space_bytes=space,
         chunk_bytes=chunk,
         run_count=run_count,
         sample_step=sample_step,
         # The smallest with which as many passes do.
         fan_in=next(number for number in itertools.count(2) if number**passes >= runs),
         passes=passes,
-        window_bytes=max(page_size, memory // (16 * workers)),
+        window_bytes=max(page_size, memory // (32 * workers)),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umappy._sort.keys import Ordering, SortedElements
+from umappy._sort.output import Output
 from umappy._sort.plan import Plan
 from umappy._sort.progress import SortProgress
 from umappy._sort.stream import Bytes, ByteStream
@@ -55,6 +56,7 @@ def make_runs(
     `is_last`: `target` is the output, since one run holds everything.
     """
     itemsize = ordering.dtype.itemsize
+    output = Output(target, plan.chunk_bytes, progress, is_last)
     workers: Workers[Run] = Workers(buffers, progress.poll)
     # Runs of about equal length: a short last one would leave a thread idle.
     number = -(-count // plan.run_count)
@@ -68,16 +70,11 @@ def make_runs(
 
     def work(run: Run, buffer: Bytes) -> None:
         size = (run.stop - run.start) * itemsize
-        elements, space = buffer[:size], buffer[-plan.chunk_bytes :]
+        elements, space = buffer[:size], buffer[-plan.space_bytes :]
         source.read([(run.start * itemsize, run.stop * itemsize)], elements, workers.check)
         done = ordering.sort(elements)
         run.note_samples(run.start, run.stop - run.start, done)
-        place = run.start * itemsize
-        for chunk in done.chunks(space):
-            progress.note_write(is_output=is_last)
-            target.write(place, chunk, workers.check)
-            place += len(chunk)
-            progress.note_bytes(len(chunk))
+        output.write(run.start * itemsize, done, space, workers.check)
 
     workers.run(feed(), work)
     source.check()

@@ -7,6 +7,7 @@ region keeps no array of it, so that the region can be closed whoever still hold
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from umappy.array import region_of
 from umappy.region import Region
 
+# A multiple of all but the largest pages.
 SEGMENT_BYTES = 1 << 20
 
 Bytes = NDArray[np.uint8]
@@ -55,7 +57,7 @@ class ByteStream:
         place = 0
         ahead: deque[Range] = deque()
         ahead_bytes = 0
-        segments = iter(_cut(ranges))
+        segments = self._cut(ranges)
         more = True
         while more or ahead:
             while more and (not ahead or ahead_bytes < self.window_bytes):
@@ -75,15 +77,29 @@ class ByteStream:
             self.drop(start, stop)
             place += stop - start
 
-    def write(self, offset: int, source: Bytes, check: Callable[[], None]) -> None:
+    def write(self, offset: int, source: Bytes) -> None:
         """Writes `source` at byte `offset`."""
-        for start in range(0, len(source), SEGMENT_BYTES):
-            check()
-            part = source[start : start + SEGMENT_BYTES]
-            if self.region is not None:
-                self.region.overwrite(self.offset + offset + start, part)
-            else:
-                np.copyto(self.view(offset + start, offset + start + len(part)), part)
+        if self.region is None:
+            np.copyto(self.view(offset, offset + len(source)), source)
+            return
+        self.region.overwrite(self.offset + offset, source)
+        self.drop(offset - self.window_bytes, offset - self.window_bytes + len(source))
+
+    def bytes_to_page(self, offset: int) -> int:
+        """Returns how far behind byte `offset` the next page begins; writes that end there need no page read."""
+        return -(self.offset + offset) % self._page_bytes
+
+    @property
+    def _page_bytes(self) -> int:
+        return self.region.page_size if self.region is not None else mmap.PAGESIZE
+
+    def _cut(self, ranges: Iterable[Range]) -> Iterator[Range]:
+        """Yields the ranges in segments that begin at page boundaries, so that no page is dropped half read."""
+        for start, stop in ranges:
+            while start < stop:
+                end = min(stop, start + SEGMENT_BYTES - (self.offset + start) % SEGMENT_BYTES)
+                yield start, end
+                start = end
 
     def prefetch(self, start: int, stop: int) -> None:
         if self.region is not None and stop > start:
@@ -99,15 +115,14 @@ class ByteStream:
             room -= stop - start
 
     def drop(self, start: int, stop: int) -> None:
-        """Makes room: these bytes are not read again soon."""
+        """Makes room: what lies in start..stop and in its first page is not needed soon."""
+        if self.region is not None:
+            first = max(0, self.offset + start) // self._page_bytes * self._page_bytes
+            last = (self.offset + stop) // self._page_bytes * self._page_bytes
+            if last > first:
+                self.region.evict(slice(first, last))
 
     def check(self) -> None:
         """Raises what a fill or a write has failed with so far."""
         if self.region is not None:
             self.region.check()
-
-
-def _cut(ranges: Iterable[Range]) -> Iterator[Range]:
-    for start, stop in ranges:
-        for begin in range(start, stop, SEGMENT_BYTES):
-            yield begin, min(stop, begin + SEGMENT_BYTES)

@@ -1,0 +1,163 @@
+"""`umappy.sort` against `np.sort`: every kind of dtype, `order=`, ties, NaN and NaT, through budgets far too small."""
+
+import tracemalloc
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import umappy
+from umappy._sort.keys import RECORD_WORK_BYTES, RecordOrdering, make_ordering
+
+NUMBERS = ["?", "i1", "u1", "i2", ">u2", "i4", "<u4", ">i8", "u8", "f2", ">f4", "f8", "g", "F", ">c16", "G"]
+TIMES = ["M8[s]", ">M8[ns]", "m8[us]"]
+TEXTS = ["S1", "S7", "S10", "S33", "U1", "U5", ">U3", "V6"]
+RECORDS: list[Any] = [
+    [("key", "S10"), ("value", "S90")],
+    [("a", ">i4"), ("b", "f8")],
+    [("flag", "?"), ("half", "f2"), ("when", "M8[s]"), ("z", "F")],
+    [("long", "g"), ("complex", "G")],
+    [("pair", ">i4", (2,)), ("inner", [("p", "i1"), ("q", "U2")])],
+    {"names": ["x", "y"], "formats": ["u1", ">i2"], "offsets": [5, 1], "itemsize": 9},
+]
+# The smallest budget a pager with one filler and one evictor takes is below this.
+MEMORY = 1 << 20
+
+
+def make_values(dtype: np.dtype[Any], count: int, distinct: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Random elements with about `distinct` different values a field, special ones among them."""
+    if dtype.names is not None:
+        a = np.frombuffer(rng.bytes(count * dtype.itemsize), dtype).copy()  # padding is random too
+        for name in dtype.names:
+            field = dtype[name]
+            columns = make_values(field.base, count * int(np.prod(field.shape)), distinct, rng)
+            a[name] = columns.reshape(count, *field.shape)
+        return a
+    pool = np.frombuffer(rng.bytes(distinct * dtype.itemsize), f"V{dtype.itemsize}")
+    values: NDArray[Any]
+    if dtype.kind == "f":
+        values = (rng.standard_normal(distinct) * 10).astype(dtype)
+        values[: distinct // 2] = rng.choice([0.0, -0.0, np.nan, np.inf, -np.inf, 1.0], distinct // 2)
+    elif dtype.kind == "c":
+        values = np.empty(distinct, dtype)
+        part = np.dtype(f"f{dtype.itemsize // 2}")
+        values.real = make_values(part, distinct, distinct, rng)
+        values.imag = make_values(part, distinct, distinct, rng)
+    elif dtype.kind == "b":
+        values = rng.integers(0, 2, distinct).astype(dtype)
+    elif dtype.kind == "U":
+        values = rng.integers(0, 0x300, (distinct, dtype.itemsize // 4)).astype("u4").view(f"U{dtype.itemsize // 4}")
+        values = values.reshape(-1).astype(dtype)
+    else:
+        values = pool.view(dtype).copy()
+        if dtype.kind in "mM":
+            values[: distinct // 4] = np.array("NaT", dtype)
+    return values[rng.integers(0, distinct, count)]
+
+
+def assert_same_order(got: NDArray[Any], want: NDArray[Any]) -> None:
+    """Equal but for the order of elements that compare equal."""
+    assert got.dtype == want.dtype
+    if got.dtype.names is not None:
+        for name in got.dtype.names:
+            assert_same_order(got[name], want[name])
+    elif got.dtype.kind == "c":
+        assert_same_order(got.real, want.real)
+        assert_same_order(got.imag, want.imag)
+    elif got.dtype.kind in "fmM":
+        np.testing.assert_array_equal(got, want)  # NaN, NaT and zeros as numpy compares them
+    else:
+        assert got.tobytes() == want.tobytes()
+
+
+def assert_same_elements(got: NDArray[Any], want: NDArray[Any]) -> None:
+    """The same elements byte for byte, in whatever order."""
+    kind = f"S{got.dtype.itemsize}"
+    assert np.sort(np.frombuffer(got.tobytes(), kind)).tobytes() == np.sort(np.frombuffer(want.tobytes(), kind)).tobytes()
+
+
+@st.composite
+def arrays(draw: st.DrawFn, dtypes: list[Any]) -> NDArray[Any]:
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
+    size = draw(st.sampled_from([2, 3, 1000, 1_200_000, 3_000_000]))
+    count = max(2, size // dtype.itemsize + draw(st.integers(0, 3)))
+    distinct = draw(st.sampled_from([1, 3, 100, 100_000]))
+    return make_values(dtype, count, distinct, np.random.default_rng(draw(st.integers(0, 1 << 30))))
+
+
+def sort_in_region(pager: umappy.Pager, a: NDArray[Any], folder: Any, **options: Any) -> NDArray[Any]:
+    """Sorts a copy of `a` that lies in a file, off any page boundary."""
+    path = folder / "data"
+    path.write_bytes(bytes(5 * a.dtype.alignment) + a.tobytes())
+    with umappy.umap(path, mode="r+", pager=pager, page_size=4096) as region:
+        mapped = np.frombuffer(region, a.dtype, offset=5 * a.dtype.alignment)
+        assert umappy.sort(mapped, progress=False, **options) is mapped
+        del mapped
+    return np.frombuffer(path.read_bytes()[5 * a.dtype.alignment :], a.dtype)
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(a=arrays(NUMBERS + TIMES + TEXTS))
+def test_sort_of_any_dtype_matches_numpy(a: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    with umappy.Pager(memory=MEMORY, fillers=2, evictors=1) as pager:
+        got = sort_in_region(pager, a, tmp_path_factory.mktemp("sort"))
+    assert_same_order(got, np.sort(a))
+    if a.dtype.char not in "gG":  # numpy moves the 80 bits of a long double, not its padding
+        assert_same_elements(got, a)
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(a=arrays(RECORDS), data=st.data())
+def test_sort_of_records_matches_numpy_with_and_without_order(
+    a: NDArray[Any], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    names = list(a.dtype.names or ())
+    order = data.draw(st.one_of(st.none(), st.sampled_from(names), st.permutations(names)))
+    with umappy.Pager(memory=MEMORY, fillers=2, evictors=1) as pager:
+        got = sort_in_region(pager, a, tmp_path_factory.mktemp("sort"), order=order)
+    assert_same_order(got, np.sort(a, order=order))
+    assert_same_elements(got, a)
+
+
+@pytest.mark.parametrize("dtype", [[(name, name)] for name in [*NUMBERS, *TIMES, *TEXTS]], ids=lambda d: str(d[0][0]))
+def test_keys_of_a_field_compare_as_numpy_compares_the_field(dtype: Any) -> None:
+    a = make_values(np.dtype(dtype), 40, 40, np.random.default_rng(3))
+    keys = make_ordering(a.dtype, None).keys(a)
+    for left in range(len(a)):
+        for side in ("left", "right"):
+            want = [int(np.searchsorted(a[left : left + 1], a[i : i + 1], side=side)[0]) for i in range(len(a))]
+            got = [int(np.searchsorted(keys[left : left + 1], keys[i : i + 1], side=side)[0]) for i in range(len(a))]
+            assert got == want
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [("all equal", 100, 0)],
+        [("few values", 100, 2)],
+        [("long prefix", 90, 0), ("then all", 10, 256)],
+        [("groups", 1, 8), ("gap", 11, 0), ("subgroups", 1, 8), ("gap", 7, 0), ("rest", 12, 256)],
+    ],
+    ids=lambda columns: str(columns[0][0]),
+)
+def test_sorting_a_buffer_of_records_allocates_no_more_than_planned(columns: list[tuple[str, int, int]]) -> None:
+    rng, count = np.random.default_rng(5), 50_000
+    parts = [rng.integers(0, values or 1, (count, width)).astype("u1") for _, width, values in columns]
+    a = np.ascontiguousarray(np.concatenate(parts, axis=1))
+    dtype = np.dtype(f"S{a.shape[1]}")
+    ordering = make_ordering(dtype, None)
+    assert isinstance(ordering, RecordOrdering)
+    tracemalloc.start()
+    try:
+        done = ordering.sort(a.reshape(-1).copy())
+        base = a.nbytes  # the copy
+        peak = tracemalloc.get_traced_memory()[1] - base
+    finally:
+        tracemalloc.stop()
+    assert peak <= RECORD_WORK_BYTES * count
+    space = np.empty((64 << 10) + dtype.itemsize, np.uint8)
+    got = np.concatenate([chunk.copy() for chunk in done.chunks(1000, 64 << 10, space)])
+    assert got.tobytes() == np.sort(a.reshape(-1).view(dtype)).tobytes()
