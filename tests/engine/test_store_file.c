@@ -62,6 +62,26 @@ int fcntl(int descriptor, int command, ...) {
   return (int)syscall(SYS_fcntl, descriptor, command, argument);
 }
 
+static atomic_bool refuse_direct; /* as a file system that takes O_DIRECT when opening, and no other call */
+
+static bool is_refused(int descriptor) {
+  return atomic_load(&refuse_direct) && syscall(SYS_fcntl, descriptor, F_GETFL, 0) & O_DIRECT;
+}
+
+ssize_t pread(int descriptor, void *buffer, size_t length, off_t offset) {
+  if (!is_refused(descriptor))
+    return syscall(SYS_pread64, descriptor, buffer, length, offset);
+  errno = EINVAL;
+  return -1;
+}
+
+ssize_t pwrite(int descriptor, const void *buffer, size_t length, off_t offset) {
+  if (!is_refused(descriptor))
+    return syscall(SYS_pwrite64, descriptor, buffer, length, offset);
+  errno = EINVAL;
+  return -1;
+}
+
 typedef struct worker {
   pthread_t thread;
   um_store *store;
@@ -232,6 +252,25 @@ static void test_new_file_that_another_locked_first_is_not_removed(void) {
   close(faster);
 }
 
+static void test_direct_calls_that_are_refused_go_buffered(void) {
+  um_store *store = open_parts(4 * BLOCK, 0, 1);
+  CHECK(store);
+  if (!um_file_store_is_direct(store))
+    fprintf(stderr, "%s has no direct I/O: nothing to refuse\n", folder);
+  char *memory = aligned_alloc(BLOCK, 4 * BLOCK), *again = aligned_alloc(BLOCK, 4 * BLOCK);
+  memset(memory, 'r', 4 * BLOCK);
+  atomic_store(&refuse_direct, true);
+  CHECK_EQUAL(um_store_write(store, 0, memory, 4 * BLOCK, NULL), 0);
+  CHECK_EQUAL(um_store_read(store, 0, again, 4 * BLOCK, NULL), 0);
+  atomic_store(&refuse_direct, false);
+  CHECK(memcmp(memory, again, 4 * BLOCK) == 0);
+  CHECK(!um_file_store_is_direct(store));
+  CHECK_EQUAL(um_store_flush(store, NULL), 0);
+  um_store_close(store, NULL);
+  free(memory);
+  free(again);
+}
+
 /* Such a child runs no handler: only the unlock by name frees the file while it lives. */
 static void test_close_beside_a_child_of_a_bare_clone_frees_the_lock(void) {
   um_store *store = open_parts(BLOCK, 0, 1);
@@ -285,6 +324,7 @@ int main(void) {
   test_child_may_open_a_store_of_its_own();
   test_file_replaced_or_removed_before_the_lock_is_opened_again();
   test_new_file_that_another_locked_first_is_not_removed();
+  test_direct_calls_that_are_refused_go_buffered();
   test_close_beside_a_child_of_a_bare_clone_frees_the_lock();
 #ifndef __SANITIZE_THREAD__
   test_write_of_more_than_a_system_call_moves_is_split();

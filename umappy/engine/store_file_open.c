@@ -296,8 +296,9 @@ static int change_files(opening *o) {
       if (ftruncate(file->buffered, (off_t)end) < 0)
         return refuse_errno(o, file->path, -errno, "making it longer: ");
     }
-    /* A length is lost in a power cut as bytes are. */
-    atomic_store(&file->written_buffered, c->grown || o->options->truncate);
+    /* A length is lost in a power cut as bytes are, and nobody flushes a store that was not written. */
+    if ((c->grown || o->options->truncate) && fdatasync(file->buffered) < 0)
+      return refuse_errno(o, file->path, -errno, "making its length durable: ");
     int result = c->created ? sync_folder(file->path) : 0;
     if (result < 0)
       return refuse_errno(o, file->path, result, "making its name durable: ");
