@@ -71,7 +71,3 @@ class Store(abc.ABC):
     def _reclaim(self, handle: um_store) -> None:
         """Undoes `_release`, where the new owner could not be made."""
         raise TypeError(f"{self!r} has no native store")
-
-    def _reclaim(self, handle: um_store) -> None:
-        """Undoes `_release`, where the new owner could not be made."""
-        raise TypeError(f"{self!r} has no native store")

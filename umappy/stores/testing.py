@@ -117,7 +117,9 @@ class StoreContract(abc.ABC):
             store.write(offset, b"ab")
         assert read(store) == bytes(SIZE)
 
-    @pytest.mark.parametrize("buffer", [b"data", bytearray(b"data"), memoryview(b"(data)")[1:5]], ids=repr)
+    @pytest.mark.parametrize(
+        "buffer", [b"data", bytearray(b"data"), memoryview(b"(data)")[1:5]], ids=["bytes", "bytearray", "view"]
+    )
     def test_write_takes_any_buffer(self, store: Store, buffer: Buffer) -> None:
         store.write(10, buffer)
         assert read(store, 10, 4) == b"data"
