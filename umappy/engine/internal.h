@@ -114,6 +114,7 @@ struct um_region {
   _Atomic uint32_t jobs;     /* jobs not yet finished */
   _Atomic uint64_t charged;  /* bytes of bookkeeping in the budget; words.c */
   _Atomic bool unflushed;    /* the store took writes since its last flush */
+  uint32_t flushing;         /* flushes of the store under way; pager->lock */
   _Atomic bool tainted;      /* a page FAILED, ever */
   _Atomic uint64_t untold;   /* failure records nobody was told of */
   um_errors errors;

@@ -201,18 +201,20 @@ static bool claim_span(um_job *job, uint64_t *first, uint64_t *last) {
   return false;
 }
 
+/* Race: flush against flush. Who finds nothing unflushed may rely on a flush that returned, not on one under way. */
 static void flush_store(um_worker *w, um_job *job) { /* pager->lock held; let go inside */
   um_region *r = job->region;
   um_error error;
+  if (!atomic_exchange(&r->unflushed, false) && r->flushing == 0)
+    return;
+  r->flushing++;
   pthread_mutex_unlock(&w->pager->lock);
-  int code = 0;
-  if (atomic_exchange(&r->unflushed, false)) {
-    code = r->store->ops->flush(r->store, &error);
-    UM_COUNT(r, store_flushes, 1);
-    if (code)
-      atomic_store(&r->unflushed, true);
-  }
+  int code = r->store->ops->flush(r->store, &error);
+  UM_COUNT(r, store_flushes, 1);
+  if (code)
+    atomic_store(&r->unflushed, true);
   pthread_mutex_lock(&w->pager->lock);
+  r->flushing--;
   note(job, code, &error);
 }
 
