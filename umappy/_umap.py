@@ -17,6 +17,7 @@ PAGE_SIZE_AUTO = 64 << 10
 """The page size that "auto" chooses where the budget allows it: see docs/design.md."""
 PAGE_SIZE_LEAST = 4 << 10
 MODES = ("r", "r+", "w+", "x", "readonly", "readwrite", "write")
+CREATING_MODES = ("w+", "x", "write")
 
 
 def umap(
@@ -43,6 +44,9 @@ def umap(
     bytes_wanted = None if size is None else parse_size(size, "size")
     if bytes_wanted == 0:
         raise ValueError("size is 0: there is nothing to map")
+    _check_mode(mode, store)
+    if not isinstance(pager, Pager | None):
+        raise TypeError(f"pager is {pager!r}: wants a umappy.Pager")
     owner = pager if pager is not None else default_pager()
     page_bytes = _choose_page_size(config.resolve(Config.page_size, page_size), owner)
     opened = store if isinstance(store, Store) else _open_path(store, bytes_wanted, mode)
@@ -66,13 +70,22 @@ def _open_path(path: object, size: int | None, mode: str | None) -> Store:
         raise ValueError(
             f"{name!r}: this version cannot map what a .zst file holds; FileStore({name!r}) maps its compressed bytes"
         )
-    return FileStore(name, mode or "r", size=size)
+    return FileStore(name, "r" if mode is None else mode, size=size)
+
+
+def _check_mode(mode: object, store: object) -> None:
+    if mode is None:
+        return
+    if not isinstance(mode, str):
+        raise TypeError(f"mode is {mode!r}: wants a str, one of {', '.join(map(repr, MODES))}")
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}: wants one of {', '.join(map(repr, MODES))}")
+    if mode in CREATING_MODES and isinstance(store, Store):
+        raise ValueError(f"mode is {mode!r}, which is for paths: {store!r} exists and is open; leave the mode out")
 
 
 def _choose_writable(store: Store, mode: str | None) -> bool:
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"mode is {mode!r}: wants one of {', '.join(map(repr, MODES))}")
-    if mode is None or not isinstance(store, Store):
+    if mode is None:
         return store.writable
     if mode in ("r", "readonly"):
         return False
