@@ -76,13 +76,15 @@ def assert_same_order(got: NDArray[Any], want: NDArray[Any]) -> None:
 def assert_same_elements(got: NDArray[Any], want: NDArray[Any]) -> None:
     """The same elements byte for byte, in whatever order."""
     kind = f"S{got.dtype.itemsize}"
-    assert np.sort(np.frombuffer(got.tobytes(), kind)).tobytes() == np.sort(np.frombuffer(want.tobytes(), kind)).tobytes()
+    assert (
+        np.sort(np.frombuffer(got.tobytes(), kind)).tobytes() == np.sort(np.frombuffer(want.tobytes(), kind)).tobytes()
+    )
 
 
 @st.composite
 def arrays(draw: st.DrawFn, dtypes: list[Any]) -> NDArray[Any]:
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
-    size = draw(st.sampled_from([2, 3, 1000, 1_200_000, 3_000_000]))
+    size = draw(st.sampled_from([2, 3, 1000, 300_000, 1_200_000]))
     count = max(2, size // dtype.itemsize + draw(st.integers(0, 3)))
     distinct = draw(st.sampled_from([1, 3, 100, 100_000]))
     return make_values(dtype, count, distinct, np.random.default_rng(draw(st.integers(0, 1 << 30))))
@@ -99,17 +101,18 @@ def sort_in_region(pager: umappy.Pager, a: NDArray[Any], folder: Any, **options:
     return np.frombuffer(path.read_bytes()[5 * a.dtype.alignment :], a.dtype)
 
 
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(a=arrays(NUMBERS + TIMES + TEXTS))
 def test_sort_of_any_dtype_matches_numpy(a: NDArray[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     with umappy.Pager(memory=MEMORY, fillers=2, evictors=1) as pager:
         got = sort_in_region(pager, a, tmp_path_factory.mktemp("sort"))
-    assert_same_order(got, np.sort(a))
+    want = np.sort(a)
+    assert_same_order(got, want)
     if a.dtype.char not in "gG":  # numpy moves the 80 bits of a long double, not its padding
-        assert_same_elements(got, a)
+        assert_same_elements(got, want)
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(a=arrays(RECORDS), data=st.data())
 def test_sort_of_records_matches_numpy_with_and_without_order(
     a: NDArray[Any], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -2,7 +2,7 @@
 
 An external merge sort. Sorted runs as long as a buffer go to scratch; then the runs are merged by partitions between
 sampled splitters, which lets every core work on the merge and uses numpy's SIMD sort for it. Each byte is read twice
-and written twice, as long as the data is below about budget squared over the size of one read (256 KiB); beyond that
+and written twice, as long as the data is below about budget squared over the size of one read (128 KiB); beyond that
 every merge pass adds one of each. Data that fits in the buffers is read once and written once.
 (Knuth, The Art of Computer Programming 3, 5.4; sampled splitters: see _sort.cuts.)
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umappy._engine import lib
+from umappy._sort.failure import release_frames
 from umappy._sort.keys import Ordering, make_ordering
 from umappy._sort.merge import merge_runs
 from umappy._sort.plan import Plan, make_plan
@@ -74,9 +75,12 @@ def sort(
     if a.size < 2 or a.dtype.itemsize == 0:
         target[...] = a
         return target
-    job = _Job(a, target, ordering, memory, scratch_dir)
-    with open_report(progress) as report:
-        job.run(report)
+    try:
+        with open_report(progress) as report:
+            _Job(a, target, ordering, memory, scratch_dir).run(report)
+    except BaseException as error:
+        release_frames(error)
+        raise
     return target
 
 
@@ -212,16 +216,19 @@ class _Job:
 
 
 def _choose_scratch_page(pager: Pager, memory: int) -> int:
-    """The page size of scratch: with small budgets smaller, so that most of it is left for buffers."""
+    """The page size of scratch: smaller with small budgets.
+
+    A merge reads a page where partitions meet in a run twice, and most of the budget is to be left for buffers.
+    """
     size = SCRATCH_PAGE_BYTES
-    while size > mmap.PAGESIZE and _find_paging_least(pager, size) > memory // 4:
+    while size > mmap.PAGESIZE and (size > memory // 1024 or _find_paging_least(pager, size) > memory // 4):
         size //= 2
     return size
 
 
 def _find_spare(pager: Pager, page_size: int) -> int:
     """Bytes of the budget that can be taken from the pager, and pages of `page_size` still come and go."""
-    return pager.memory - pager.stats().overhead - 2 * _find_paging_least(pager, page_size)
+    return pager.memory - pager.stats().overhead - _find_paging_least(pager, page_size) * 3 // 2
 
 
 def _find_paging_least(pager: Pager, page_size: int) -> int:

@@ -13,7 +13,7 @@ from umappy.sizes import format_size
 
 WORKERS_MAX = 8
 # A merge reads a run in pieces of about this size; shorter ones make a disk seek more than it reads.
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 128 << 10
 # Runs longer than this are not sorted or written faster, and a stop has to wait for them.
 RUN_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 20
@@ -47,7 +47,7 @@ def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_si
     """
     itemsize = ordering.dtype.itemsize
     element = itemsize + ordering.work_bytes
-    chunk = max(CHUNK_BYTES, page_size)
+    chunk = max(page_size, min(CHUNK_BYTES, count * itemsize // 8))
     if count * element + chunk + itemsize <= private:
         space = chunk + itemsize
         return Plan(
@@ -66,6 +66,7 @@ def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_si
     sample_bytes = private // 32
     workers = max(2, min(WORKERS_MAX, len(os.sched_getaffinity(0)), private // (64 * page_size)))
     share = (private - sample_bytes) // workers
+    chunk = max(page_size, CHUNK_BYTES)
     while chunk > 4096 and chunk > share // 16:
         chunk //= 2
     space = chunk + itemsize
@@ -78,7 +79,7 @@ def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_si
             f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes through pages of "
             f"{format_size(page_size)}; give {format_size(least + memory - max(0, private))}"
         )
-    piece = max(scratch_page, min(PIECE_BYTES, share // 16))
+    piece = max(scratch_page, min(PIECE_BYTES, share // 32))
     fan_in = max(2, run_count * itemsize // piece)
     runs = -(-count // run_count)
     passes = next(number for number in itertools.count(1) if fan_in**number >= runs)

@@ -41,24 +41,24 @@ class SortProgress:
 def open_report(progress: bool | ProgressCallback | None) -> Iterator[ProgressCallback | None]:
     """Gives what to report to: the user's callable, a bar on stderr, or None for quiet.
 
-    None (the default) is a bar if stderr is a terminal and rich is installed; True a bar anyhow, without rich a plain
-    line that counts.
+    None (the default) is a bar if stderr is a terminal and rich is installed; True, where that is not so, a plain line
+    that counts.
     """
     if callable(progress):
         yield progress
         return
-    if progress is False or (progress is None and not sys.stderr.isatty()):
+    is_terminal = sys.stderr.isatty()
+    if progress is False or (progress is None and not is_terminal):
         yield None
         return
     try:
+        if not is_terminal:
+            raise ImportError
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        if progress:
-            with _open_plain_bar() as report:
-                yield report
-        else:
-            yield None
+        with _open_plain_bar() if progress else contextlib.nullcontext() as report:
+            yield report
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -10,9 +10,9 @@ import contextlib
 import errno
 import os
 import tempfile
-import traceback
 from collections.abc import Iterator
 
+from umappy._sort.failure import release_frames
 from umappy._umap import umap
 from umappy.config import config
 from umappy.errors import StoreFullError
@@ -36,8 +36,7 @@ def open_scratch(folder: str, size: int, pager: Pager, page_size: int) -> Iterat
         try:
             yield region
         except BaseException as error:
-            # Frames that failed may hold views of the region, which then could not be closed.
-            traceback.clear_frames(error.__traceback__)
+            release_frames(error)
             raise
         finally:
             region.close(discard=True)

@@ -66,8 +66,14 @@ class Workers(Generic[Task]):
             raise
         finally:
             self._join(threads)
-        if self._failures:
-            raise self._failures[0]
+            failure = self._failures[0] if self._failures else None
+            # An error refers to the frames it went through, those to this object: a circle if it kept the error.
+            self._failures.clear()
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure
 
     def _put(self, task: Task | None) -> None:
         while True:
@@ -83,18 +89,25 @@ class Workers(Generic[Task]):
         self._poll()
 
     def _join(self, threads: list[threading.Thread]) -> None:
-        """The threads use memory the caller is about to unmap, so nothing may end this early."""
-        interrupts = 0
-        while any(thread.ident is not None and thread.is_alive() for thread in threads):
-            try:
-                for thread in threads:
-                    if thread.ident is not None:
+        """The threads use memory the caller is about to unmap, so nothing may end this early.
+
+        Ctrl-C and the pager's own errors come at any bytecode, between the lines of a handler too.
+        """
+        caught: BaseException | None = None
+        try:
+            while any(map(_is_running, threads)):
+                try:
+                    for thread in filter(_is_running, threads):
                         thread.join(POLL_SECONDS)
-            except KeyboardInterrupt:
-                interrupts += 1
-                self._stop.set()
-        if interrupts and not self._failures:
-            raise KeyboardInterrupt
+                except BaseException as error:
+                    self._stop.set()
+                    caught = error
+            if caught is not None and not self._failures:
+                raise caught
+        finally:
+            caught = None
+            if any(map(_is_running, threads)):
+                self._join(threads)
 
     def _serve(self, work: Callable[[Task, Bytes], None], buffer: Bytes) -> None:
         try:
@@ -110,6 +123,10 @@ class Workers(Generic[Task]):
         except BaseException as error:  # also what the pager raises in this thread: it goes to the caller
             self._failures.append(error)
             self._stop.set()
+
+
+def _is_running(thread: threading.Thread) -> bool:
+    return thread.ident is not None and thread.is_alive()
 
 
 def make_buffer(size: int) -> Bytes:
