@@ -47,8 +47,9 @@ def umap(
     _check_mode(mode, store)
     if not isinstance(pager, Pager | None):
         raise TypeError(f"pager is {pager!r}: wants a umappy.Pager")
+    page_wanted = config.resolve(Config.page_size, page_size)
     owner = pager if pager is not None else default_pager()
-    page_bytes = _choose_page_size(config.resolve(Config.page_size, page_size), owner)
+    page_bytes = _choose_page_size(page_wanted, owner)
     opened = store if isinstance(store, Store) else _open_path(store, bytes_wanted, mode)
     try:
         writable = _choose_writable(opened, mode)

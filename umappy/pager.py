@@ -55,16 +55,16 @@ class Pager:
         uffd: Uffd | None = None,
     ) -> None:
         self._memory = config.resolve(Config.memory, memory)
+        low, high = self._choose_water(low_water, high_water)
         options = {
             "memory": self._memory,
             "fillers": config.resolve(Config.fillers, fillers),
             "evictors": config.resolve(Config.evictors, evictors),
-            "low_water": 0 if low_water is None else parse_size(low_water, "low_water"),
-            "high_water": 0 if high_water is None else parse_size(high_water, "high_water"),
+            "low_water": low,
+            "high_water": high,
             "timeout_ms": round(config.resolve(Config.timeout_seconds, timeout_seconds) * 1000),
             "uffd": _UFFD[config.resolve(Config.uffd, uffd)],
         }
-        self._check_water(options["low_water"], options["high_water"])
         out = ffi.new("um_pager **")
         code = lib.um_pager_create(ffi.new("um_pager_options *", options), out)
         if code == -errno.ENOBUFS:
@@ -78,13 +78,20 @@ class Pager:
         _delivery.start()
         self._warn(options["fillers"], options["evictors"])
 
-    def _check_water(self, low: int, high: int) -> None:
-        if low > high:
-            raise ValueError(f"low_water is {format_size(low)}: wants at most high_water, {format_size(high)}")
-        if high > self._memory // 2:
-            raise ValueError(
-                f"high_water is {format_size(high)}: wants at most half of the budget of {format_size(self._memory)}"
-            )
+    def _choose_water(self, low: SupportsIndex | str | None, high: SupportsIndex | str | None) -> tuple[int, int]:
+        """Of marks not given, low is 1/32 of the budget and high 1/16, or the other mark where that lies beyond."""
+        stop = None if high is None else parse_size(high, "high_water")
+        start = min(self._memory // 32, stop or self._memory) if low is None else parse_size(low, "low_water")
+        if stop is None:
+            stop = max(self._memory // 16, start)
+        for name, mark in (("low_water", start), ("high_water", stop)):
+            if mark > self._memory // 2:
+                raise ValueError(
+                    f"{name} is {format_size(mark)}: wants at most half of the budget of {format_size(self._memory)}"
+                )
+        if start > stop:
+            raise ValueError(f"low_water is {format_size(start)}: wants at most high_water, {format_size(stop)}")
+        return start, stop
 
     def _warn(self, fillers: int, evictors: int) -> None:
         stats = self.stats()
@@ -191,6 +198,11 @@ class Pager:
 
 def make_budget_error(memory: int, page_size: int, fillers: int, evictors: int) -> errors.BudgetError:
     least = lib.um_pager_memory_min(page_size, fillers, evictors)
+    if memory >= least:
+        return errors.BudgetError(
+            f"too much of the budget of {format_size(memory)} is reserved for pages of {format_size(page_size)}, which "
+            f"want {format_size(least)} of it: map the region before Pager.reserved, or reserve less"
+        )
     return errors.BudgetError(
         f"a budget of {format_size(memory)} is too small for pages of {format_size(page_size)} with {fillers} fillers "
         f"and {evictors} evictors: wants at least {least} bytes ({format_size(least)}); give more memory, or smaller "

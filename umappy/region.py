@@ -290,7 +290,9 @@ class Region(mmap.mmap):
                     self._run(lib.um_region_flush_start(region, 0, len(self), True))
             if self._try_unmap(discard):
                 return self._untold
-        raise BufferError("cannot close the region: its pages are still being touched")
+            if self._has_views():
+                break
+        raise BufferError("cannot close the region: arrays or views of it live, or its pages are still being touched")
 
     def _try_unmap(self, discard: bool) -> bool:
         """False: pages are dirty or filling again. BufferError: arrays or views live."""
@@ -309,7 +311,19 @@ class Region(mmap.mmap):
             self._handle.end_close(closed=self.closed)
         return self.closed
 
+    def _has_views(self) -> bool:
+        """mmap does not tell; but before it looks at the size it refuses to resize what has views."""
+        try:
+            super().resize(-1)
+        except BufferError:
+            return True
+        except ValueError:
+            pass
+        return False
+
     def __enter__(self) -> Self:
+        if self.closed:
+            raise ClosedError("the region is closed")
         return self
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:

@@ -1,5 +1,6 @@
 """The kernel itself reads and writes a region, far larger than its memory; it faults as a program does."""
 
+import ctypes
 import os
 import socket
 import threading
@@ -107,8 +108,6 @@ def test_two_regions_of_one_pager_in_one_call_copy(
 
 def test_stat_of_a_path_that_lies_in_the_region_works(map_store: MapStore, tmp_path: Path) -> None:
     """A string the kernel reads, in a page that is absent."""
-    import ctypes
-
     path = os.fsencode(tmp_path / "x")
     (tmp_path / "x").write_bytes(bytes(4096) + path + bytes(100))
     region = map_store(tmp_path / "x")
