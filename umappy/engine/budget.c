@@ -14,14 +14,24 @@ uint64_t um_budget_free(um_pager *p) {
   return used < p->memory ? p->memory - used : 0;
 }
 
+/* What fills leave free: a page to hold a failure, and bookkeeping, which is charged as faults are read and never
+ * refused: a table and a page of words for each filler and a few more. */
+uint64_t um_budget_keep(um_pager *p) {
+  return atomic_load(&p->emergency) + um_budget_slack(p->filler_count);
+}
+
+uint64_t um_budget_slack(uint32_t fillers) {
+  return (fillers + 3) * 2 * um_host_page;
+}
+
 /* The low water is never below what one fill needs, or evictors would rest while a fill starves. */
 bool um_budget_low(um_pager *p) {
-  uint64_t low = um_max(p->low_water, 2 * atomic_load(&p->emergency));
+  uint64_t low = um_max(p->low_water, atomic_load(&p->emergency) + um_budget_keep(p));
   return um_budget_free(p) < low + atomic_load(&p->wanted);
 }
 
 uint64_t um_budget_short(um_pager *p) {
-  uint64_t high = um_max(p->high_water, 3 * atomic_load(&p->emergency)) + atomic_load(&p->wanted);
+  uint64_t high = um_max(p->high_water, 2 * atomic_load(&p->emergency) + um_budget_keep(p)) + atomic_load(&p->wanted);
   uint64_t unused = um_budget_free(p);
   return high > unused ? high - unused : 0;
 }

@@ -79,13 +79,13 @@ static void starve(um_pager *p, um_frame_id id, uint64_t length) {
   pthread_mutex_unlock(&p->lock);
   um_evict_ask(p);
   /* Race: memory freed between the failed reservation and the push saw no waiter. */
-  if (um_budget_free(p) > atomic_load(&p->emergency) + length)
+  if (um_budget_free(p) > um_budget_keep(p) + length)
     um_memory_freed(p);
 }
 
 static bool reserve(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 4; attempt++) {
-    if (um_budget_try(p, bytes, atomic_load(&p->emergency)))
+    if (um_budget_try(p, bytes, um_budget_keep(p)))
       return true;
     if (!um_evict_one_clean(p))
       return false;

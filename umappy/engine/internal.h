@@ -138,6 +138,8 @@ struct um_job {
   um_job *next;
 };
 
+typedef struct um_keeper um_keeper;
+
 typedef struct um_worker {
   um_pager *pager; /* constant, and so all here */
   void *staging;   /* aligned to 4096; this worker's alone */
@@ -190,6 +192,7 @@ struct um_pager {
   uint32_t writes_failed;             /* in a row; lock */
   um_error write_error;               /* the last failed write-back for eviction; lock */
 
+  um_keeper *keeper;                     /* constant after create; keeper.c */
   um_worker *fillers, *evictors;         /* constant */
   uint32_t filler_count, evictor_count;  /* constant after create */
   _Atomic uint32_t turns[UM_TURN_SLOTS]; /* faults a thread (by id, hashed) */
@@ -250,6 +253,8 @@ void um_budget_release(um_pager *p, uint64_t bytes);
 void um_budget_charge(um_pager *p, uint64_t bytes); /* bookkeeping: counted, never refused */
 void um_budget_uncharge(um_pager *p, uint64_t bytes);
 uint64_t um_budget_free(um_pager *p);
+uint64_t um_budget_keep(um_pager *p);
+uint64_t um_budget_slack(uint32_t fillers);
 bool um_budget_low(um_pager *p);       /* below the low water: evictors start */
 uint64_t um_budget_short(um_pager *p); /* bytes below the high water: 0, and they stop */
 
@@ -312,6 +317,11 @@ void um_work_post(um_pager *p);     /* pager->lock held: something was added for
 void um_memory_freed(um_pager *p);  /* somebody may be waiting for it */
 void um_starved_check(um_pager *p); /* gives up fills that waited too long */
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
+
+/* keeper.c: nobody closes the uffd unseen */
+int um_keeper_start(um_pager *p); /* all signals blocked */
+void um_keeper_stop(um_pager *p);
+void um_keeper_check(um_pager *p); /* does not return when somebody did */
 
 /* error.c */
 void um_error_record(um_region *r, um_error *error, uint32_t thread_id);

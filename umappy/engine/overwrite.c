@@ -13,7 +13,7 @@ static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
   while (count < limit && page + count < last && um_page_load(r, page + count) == 0) {
     uint64_t memory = um_page_memory(r, page + count);
     um_frame_id id;
-    if (!um_budget_try(p, memory, atomic_load(&p->emergency))) {
+    if (!um_budget_try(p, memory, um_budget_keep(p))) {
       if (um_evict_one_clean(p))
         continue;
       break;
@@ -90,7 +90,7 @@ int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint6
       }
       if (is_absent) { /* no memory: wait for a page's worth of it, then claim again */
         uint64_t memory = um_page_memory(r, page);
-        code = um_memory_wait(p, memory, atomic_load(&p->emergency), deadline);
+        code = um_memory_wait(p, memory, um_budget_keep(p), deadline);
         if (code)
           return code;
         um_budget_release(p, memory);

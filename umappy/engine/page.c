@@ -70,15 +70,19 @@ bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desi
 }
 
 bool um_page_claim(um_region *r, uint64_t page, um_frame_id *frame) {
-  *frame = um_frame_take(r->pager, r, page);
+  um_pager *p = r->pager;
+  *frame = um_frame_take(p, r, page);
   if (*frame == UM_NIL)
     return false;
+  /* Many threads faulting far apart need bookkeeping before any of their pages is reserved: clean pages give way. */
+  for (int attempt = 0; attempt < 4 && um_budget_free(p) < 4 * um_host_page && um_evict_one_clean(p); attempt++)
+    ;
   um_words_enter(r, page);
   um_word expected = 0;
   if (um_page_change(r, page, &expected, um_word_make(UM_FILLING, 0, *frame)))
     return true;
   um_words_leave(r, page);
-  um_frame_give(r->pager, *frame);
+  um_frame_give(p, *frame);
   return false;
 }
 

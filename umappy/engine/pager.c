@@ -18,7 +18,8 @@
 uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors) {
   uint64_t tables = um_host_page << (page_size > (2u << 20) ? __builtin_ctzll(page_size) - 21 : 0);
   uint64_t pages = 16 + 2 * (uint64_t)fillers;
-  return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page + FIXED_BYTES;
+  return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page + FIXED_BYTES +
+         um_budget_slack(fillers);
 }
 
 static void init_condition(pthread_cond_t *condition) {
@@ -68,6 +69,7 @@ static void stop_workers(um_pager *p) {
 }
 
 static void destroy(um_pager *p) {
+  um_keeper_stop(p);
   for (uint32_t i = 0; p->fillers && i < p->filler_count; i++)
     um_memory_unmap(p->fillers[i].staging, p->fillers[i].staging_size);
   for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
@@ -148,7 +150,11 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
   p->filler_count = fillers;
   p->evictor_count = evictors;
   pthread_mutex_lock(&p->lock); /* nobody looks at the counts before they are true */
-  code = start_workers(p, p->fillers, &p->filler_count, staging, um_filler_main);
+  code = um_keeper_start(p);
+  if (code == 0)
+    code = start_workers(p, p->fillers, &p->filler_count, staging, um_filler_main);
+  else
+    p->filler_count = 0;
   if (code == 0)
     code = start_workers(p, p->evictors, &p->evictor_count, staging, um_evictor_main);
   else

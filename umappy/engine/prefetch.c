@@ -47,7 +47,7 @@ static uint64_t fill_run(um_worker *w, um_region *r, uint64_t first, uint64_t co
 
 /* With one filler there is nobody to serve faults while this waits, so it does not. */
 static bool reserve(um_pager *p, uint64_t bytes) {
-  uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
+  uint64_t keep = um_budget_keep(p), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
     if (um_evict_one_clean(p))

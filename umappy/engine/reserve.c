@@ -29,7 +29,7 @@ int um_pager_reserve(um_pager *p, uint64_t bytes, uint32_t timeout_ms) {
   uint64_t taken = atomic_fetch_add(&p->reserved, bytes) + bytes;
   int code = -ENOBUFS;
   if (taken <= p->memory && p->memory - taken >= atomic_load(&p->memory_min))
-    code = um_memory_wait(p, bytes, atomic_load(&p->emergency), um_now_ns() + timeout_ms * 1000000ull);
+    code = um_memory_wait(p, bytes, um_budget_keep(p), um_now_ns() + timeout_ms * 1000000ull);
   if (code)
     atomic_fetch_sub(&p->reserved, bytes);
   else

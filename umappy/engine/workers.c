@@ -13,7 +13,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define MESSAGES 16
@@ -62,7 +61,7 @@ void um_memory_freed(um_pager *p) {
 void um_starved_check(um_pager *p) {
   if (p->starved.length == 0)
     return;
-  if (p->starved_freed != atomic_load(&p->freed) || um_budget_free(p) > um_max(p->low_water, 2 * p->emergency)) {
+  if (p->starved_freed != atomic_load(&p->freed) || !um_budget_low(p)) {
     p->starved_ns = um_now_ns();
     p->starved_freed = atomic_load(&p->freed);
     feed(p, um_budget_free(p), false);
@@ -71,21 +70,12 @@ void um_starved_check(um_pager *p) {
   }
 }
 
-/* A closed uffd turns absent pages into zeros without a word (os.closerange, daemons): better no process at all. */
-static void check_uffd(um_pager *p) {
-  struct stat st;
-  if (fstat(p->uffd, &st) == 0 && (uint64_t)st.st_ino == p->uffd_inode)
-    return;
-  um_fork_poison();
-  um_fatal("somebody closed the engine's userfaultfd; mapped regions would read as zeros");
-}
-
 static int read_messages(um_pager *p, struct uffd_msg *messages, int timeout_ms) {
   struct pollfd fds[2] = {{p->uffd, POLLIN, 0}, {p->kick, POLLIN, 0}};
   int ready = poll(fds, 2, timeout_ms);
   if (atomic_load(&p->stop))
     return 0;
-  check_uffd(p);
+  um_keeper_check(p);
   if (ready <= 0)
     return 0;
   if (fds[1].revents & POLLIN)
