@@ -1,11 +1,11 @@
 /* keeper.c: what happens when somebody closes the uffd under the engine (os.closerange, daemons).
  *
- * With the last reference to its file gone the kernel unregisters every region, and absent pages read as zeros without a
- * word. A thread inside poll() holds a reference that closing the descriptor does not take; so one thread of each pager,
- * the keeper, sits in poll() and waits for nothing. While it does, whoever touches an absent page goes on waiting, until
- * the leader, which looks at the descriptor after each wait of its own, ends the process: no zeros, and one line. The
- * leader's own poll() is not enough: leaving it to read a message drops the last reference, and the thread that sent the
- * message is the first to see zeros. */
+ * With the last reference to its file gone the kernel unregisters every region, and absent pages read as zeros without
+ * a word. A thread inside poll() holds a reference that closing the descriptor does not take; so one thread of each
+ * pager, the keeper, sits in poll() and waits for nothing. While it does, whoever touches an absent page goes on
+ * waiting, until the leader, which looks at the descriptor after each wait of its own, ends the process: no zeros, and
+ * one line. The leader's own poll() is not enough: leaving it to read a message drops the last reference, and the
+ * thread that sent the message is the first to see zeros. */
 #include "internal.h"
 
 #include <poll.h>
