@@ -39,6 +39,14 @@ _gate_close = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, cty
 
 _mapping_lock = threading.Lock()
 
+
+def _forget_in_child() -> None:
+    global _mapping_lock
+    _mapping_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
 # Regions that were garbage when their store could not take their dirty pages: kept, so that the last flush of the
 # process can try once more.
 _orphans: list[object] = []

@@ -105,6 +105,7 @@ static void after_fork_in_child(void) {
   for_each_slot(replace_in_child);
   pthread_mutex_init(&um_region_registry, NULL);
   pagers = NULL;
+  um_error_wait_init();
 }
 
 static void make_inaccessible(fork_slot *slot) {

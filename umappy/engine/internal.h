@@ -326,6 +326,7 @@ void um_keeper_check(um_pager *p); /* does not return when somebody did */
 /* error.c */
 void um_error_record(um_region *r, um_error *error, uint32_t thread_id);
 bool um_error_passing(int code); /* worth another try */
+void um_error_wait_init(void);
 
 /* fork.c */
 void um_fork_init(void);

@@ -8,11 +8,14 @@ static pthread_mutex_t wait_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wait_condition;
 static uint64_t recorded, waited_for;
 
-__attribute__((constructor)) static void wait_init(void) {
+/* Again in a forked child: a thread that waited here did not come along, nor did one that had the lock. */
+__attribute__((constructor)) void um_error_wait_init(void) {
   pthread_condattr_t attributes;
   pthread_condattr_init(&attributes);
   pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
   pthread_cond_init(&wait_condition, &attributes);
+  pthread_condattr_destroy(&attributes);
+  pthread_mutex_init(&wait_lock, NULL);
 }
 
 bool um_error_passing(int code) {
