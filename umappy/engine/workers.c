@@ -5,7 +5,7 @@
  * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
  * filler. Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
  *
- * Evictors serve jobs (flush, evict) first, then keep free memory between the water marks. */
+ * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -153,17 +153,18 @@ void *um_evictor_main(void *worker) {
   prctl(PR_SET_NAME, "um-evictor");
   pthread_mutex_lock(&p->lock);
   while (!atomic_load(&p->stop)) {
-    if (um_job_write_step(w))
-      continue;
+    bool worked = um_job_write_step(w);
     um_starved_check(p);
-    if (um_budget_low(p)) {
+    if (um_budget_low(p)) { /* also between the steps of a long flush: faults must not wait for its end */
       pthread_mutex_unlock(&p->lock);
       uint64_t freed = um_evict_batch(w);
       pthread_mutex_lock(&p->lock);
-      if (freed == 0 && !p->write_jobs) /* everything is young, busy, or the store is failing */
+      if (freed == 0 && !worked) /* everything is young, busy, or the store is failing */
         wait_ms(p, &p->evict_work, 1);
       continue;
     }
+    if (worked)
+      continue;
     /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
     atomic_store(&p->evict_asked, false);
     if (!um_budget_low(p))
