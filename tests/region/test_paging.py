@@ -395,6 +395,19 @@ def test_stats_count_faults_fills_and_bytes(region: umappy.Region) -> None:
     assert 0 < stats.fault_seconds(0.5) <= stats.fault_seconds(1.0) < 10
 
 
+@pytest.mark.parametrize("page_size", [4096, 65536])
+def test_stats_count_of_the_last_page_only_the_memory_there_is(
+    map_store: MapStore, make_pager: MakePager, make_file: MakeFile, page_size: int
+) -> None:
+    region = map_store(make_file(page_size + 5000), page_size=page_size, pager=make_pager(memory=4 << 20), mode="r+")
+    region[:] = bytes(page_size + 5000)
+    stats = region.stats()
+    assert stats.resident == stats.dirty == stats.used - stats.overhead == page_size + 8192
+    region.evict()
+    stats = region.stats()
+    assert stats.resident == stats.dirty == stats.used - stats.overhead == 0
+
+
 def test_stats_of_two_regions_are_their_own_and_the_pager_has_the_sum(
     map_store: MapStore, make_pager: MakePager, make_file: MakeFile
 ) -> None:

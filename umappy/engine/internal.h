@@ -109,8 +109,8 @@ struct um_region {
   _Atomic uint32_t gate;     /* threads inside, or UM_GATE_CLOSED; gate.c */
   _Atomic uint32_t filling;  /* pages FILLING */
   _Atomic uint32_t writing;  /* pages WRITING */
-  _Atomic uint64_t dirty;    /* pages DIRTY or WRITING */
-  _Atomic uint64_t resident; /* pages in memory */
+  _Atomic uint64_t dirty;    /* bytes in pages DIRTY or WRITING */
+  _Atomic uint64_t resident; /* bytes in pages that are in memory */
   _Atomic uint32_t jobs;     /* jobs not yet finished */
   _Atomic uint64_t charged;  /* bytes of bookkeeping in the budget; words.c */
   _Atomic bool unflushed;    /* the store took writes since its last flush */

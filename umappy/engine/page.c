@@ -36,18 +36,19 @@ static bool is_resident(enum um_state s) {
 }
 
 static void count(um_region *r, uint64_t page, enum um_state from, enum um_state to) {
+  uint64_t bytes = um_page_memory(r, page);
   if (is_dirty(from) != is_dirty(to)) {
     _Atomic uint32_t *dirty = &r->spans[um_words_span(r, page)].dirty;
     if (is_dirty(to)) {
-      atomic_fetch_add(&r->dirty, 1);
+      atomic_fetch_add(&r->dirty, bytes);
       atomic_fetch_add(dirty, 1);
     } else {
-      atomic_fetch_sub(&r->dirty, 1);
+      atomic_fetch_sub(&r->dirty, bytes);
       atomic_fetch_sub(dirty, 1);
     }
   }
   if (is_resident(from) != is_resident(to))
-    atomic_fetch_add(&r->resident, is_resident(to) ? 1 : (uint64_t)-1);
+    atomic_fetch_add(&r->resident, is_resident(to) ? bytes : -bytes);
   if ((from == UM_FILLING) != (to == UM_FILLING))
     atomic_fetch_add(&r->filling, to == UM_FILLING ? 1 : (uint32_t)-1);
   if ((from == UM_WRITING) != (to == UM_WRITING))

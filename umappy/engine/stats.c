@@ -26,8 +26,8 @@ void um_counters_merge(um_counters *to, const um_counters *from) {
 }
 
 static void add_pages(um_stats *stats, um_region *r) {
-  stats->resident += atomic_load(&r->resident) << r->page_shift;
-  stats->dirty += atomic_load(&r->dirty) << r->page_shift;
+  stats->resident += atomic_load(&r->resident);
+  stats->dirty += atomic_load(&r->dirty);
 }
 
 static void add_pager(um_stats *stats, um_pager *p) {
