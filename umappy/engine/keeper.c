@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STACK (64u << 10)
+#define STACK (256u << 10) /* the thread-local data of every library loaded comes out of it */
 
 struct um_keeper {
   pthread_t thread; /* constant, and so all here */
