@@ -3,9 +3,11 @@
  * Phases of a run:
  *   claim    DIRTY -> WRITING|COPYING, page by page, neighbours while they are dirty and the buffer lasts
  *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets
- * REDIRTIED copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST write    from
- * the buffer, outside the gate finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store
- * failed, or FAILED when LOST; the evictor takes the pages it wants to EVICTING instead of CLEAN
+ *            REDIRTIED
+ *   copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST
+ *   write    from the buffer, outside the gate
+ *   finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed, or FAILED when LOST; the
+ *            evictor takes the pages it wants to EVICTING instead of CLEAN
  *
  * A write that lands between protect and copy is in the copy and also makes the page dirty again: it is written twice,
  * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits or passes by. */
@@ -74,6 +76,18 @@ static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t len
   }
 }
 
+/* Users of the region may write to it meanwhile, which is why the page was protected first. */
+#ifdef __SANITIZE_THREAD__
+__attribute__((no_sanitize("thread"))) static void copy_out(void *to, const void *from, uint64_t length) {
+  for (uint64_t i = 0; i < length; i++) /* memcpy is always looked at */
+    ((volatile char *)to)[i] = ((const volatile char *)from)[i];
+}
+#else
+static void copy_out(void *to, const void *from, uint64_t length) {
+  memcpy(to, from, length);
+}
+#endif
+
 /* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
 int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
   uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count),
@@ -90,7 +104,7 @@ int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count,
   bool lost = false;
   for (uint64_t done = 0; done < data && code == 0 && !lost;) {
     uint64_t n = um_min(data - done, w->staging_size);
-    memcpy(w->staging, (const void *)(r->address + start + done), n);
+    copy_out(w->staging, (const void *)(r->address + start + done), n);
     if (done + n == data)
       for (uint64_t page = first; page < first + count; page++)
         lost |= (clear(r, page, UM_COPYING) & UM_LOST) != 0;
