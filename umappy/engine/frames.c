@@ -70,7 +70,8 @@ void um_frame_list(um_pager *p, um_frame_id id) {
  * it was for must have moved on. Without this, threads that outnumber the pages of a small budget evict each other's
  * pages for ever. */
 bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now) {
-  if (now - f->born_ns >= UM_GRACE_NS)
+  uint64_t born = atomic_load_explicit(&f->born_ns, memory_order_relaxed);
+  if (now >= born && now - born >= UM_GRACE_NS) /* it may have been placed since the caller looked at the clock */
     return true;
   if (f->thread_id == 0)
     return false;

@@ -54,17 +54,17 @@ typedef uint32_t um_frame_id;
 
 /* A frame descriptor: what the engine remembers of a page that is filling or resident. */
 typedef struct um_frame {
-  um_region *region;    /* set by who took the descriptor; constant until it is given back */
-  uint64_t page;        /* likewise */
-  uint64_t born_ns;     /* when it was placed or last seen used; relaxed, written by the page's owner */
-  uint64_t fault_ns;    /* when its fault was read, 0: prefetch; the filler's */
-  uint32_t thread_id;   /* whose fault; the filler's */
-  uint32_t thread_turn; /* that thread's count of faults then; grace */
-  um_frame_id prev;     /* frames_lock: eviction list; */
-  um_frame_id next;     /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
-  bool listed;          /* frames_lock: on the eviction list */
-  bool write;           /* the fault was a write; the filler's */
-  bool give_up;         /* pager->lock: it waited for memory too long */
+  um_region *region;        /* set by who took the descriptor; constant until it is given back */
+  uint64_t page;            /* likewise */
+  _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the page's owner */
+  uint64_t fault_ns;        /* when its fault was read, 0: prefetch; the filler's */
+  uint32_t thread_id;       /* whose fault; the filler's */
+  uint32_t thread_turn;     /* that thread's count of faults then; grace */
+  um_frame_id prev;         /* frames_lock: eviction list; */
+  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
+  bool listed;              /* frames_lock: on the eviction list */
+  bool write;               /* the fault was a write; the filler's */
+  bool give_up;             /* pager->lock: it waited for memory too long */
 } um_frame;
 
 typedef struct um_queue {
