@@ -168,7 +168,8 @@ static void run(uint64_t page_size, uint32_t fillers, uint32_t evictors, double 
   rig_end(&s.rig);
   printf("  %4" PRIu64 " KiB pages, %u fillers, %u evictors: %7.0f turns/s, %6.0f faults/s, %6.0f evictions/s\n",
          page_size >> 10, fillers, evictors, (double)atomic_load(&s.turns) / took,
-         (double)(stats.read_faults + stats.write_faults + stats.protect_faults) / took, (double)stats.evictions / took);
+         (double)(stats.read_faults + stats.write_faults + stats.protect_faults) / took,
+         (double)stats.evictions / took);
   free(s.locked);
   free(s.free);
 }
