@@ -134,7 +134,6 @@ void rig_discard(rig *r) {
   while (um_region_gate_close(r->region, 1, 100))
     ;
   unmap_and_forget(r);
-  rig_end(r);
 }
 
 uint64_t rig_file_word(const rig *r, uint64_t offset) {

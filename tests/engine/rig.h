@@ -44,7 +44,7 @@ void rig_open(rig *r, const rig_options *options);
  * The file stays open until rig_end. */
 void rig_close(rig *r);
 void rig_end(rig *r);
-void rig_discard(rig *r); /* close without flush, and end */
+void rig_discard(rig *r); /* close without flush; the file stays open likewise */
 
 um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32_t timeout_ms);
 int rig_file(uint64_t size, bool sparse, char path[64]); /* unlink it once it is open */
