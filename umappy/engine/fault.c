@@ -121,7 +121,7 @@ static enum outcome missing_but_there(um_region *r, uint64_t page, um_word w, co
   case UM_DIRTY:
     if (w & UM_BUSY)
       return wait_for_owner(r, page, w);
-    return fail_dropped(r, page, w, m->thread_id) ? DONE : AGAIN;
+    return fail_dropped(r, page, w, m->thread_id) ? WAKE : AGAIN;
   case UM_WRITING:
     if (!(w & UM_COPYING)) /* the copy is whole: when the store has it the page is read again */
       return wait_for_owner(r, page, w);
