@@ -141,6 +141,8 @@ static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
       w = um_page_load(r, page);
       continue;
     }
+    if (state == UM_FAILED)
+      atomic_store(&r->tainted, true); /* before anybody can see its bytes */
     if (!um_page_change(r, page, &w, um_word_make(state, state == UM_EVICTING ? w & UM_WAITER : 0, um_word_frame(w))))
       continue;
     if ((w & UM_WAITER) && state != UM_EVICTING)
