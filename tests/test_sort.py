@@ -48,8 +48,9 @@ def test_sort_reads_and_writes_each_byte_twice(tmp_path: Path) -> None:
         region.flush()
         stats = pager.stats()
     assert 1.99 * numbers.nbytes <= stats.bytes_written <= 2.05 * numbers.nbytes
-    # Where partitions meet, a page of each run is read twice; with so small a budget that is several percent.
-    assert 1.95 * numbers.nbytes <= stats.bytes_read <= 2.2 * numbers.nbytes
+    # Where partitions meet, a page of each run is read twice; and what was fetched ahead is at times evicted again:
+    # with so small a budget that is several percent.
+    assert 1.95 * numbers.nbytes <= stats.bytes_read <= 2.35 * numbers.nbytes
 
 
 def test_sort_of_what_fits_reads_and_writes_each_byte_once(pager: umappy.Pager, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_sort_of_more_than_one_merge_can_take_adds_a_pass(tmp_path: Path, monkey
     real = merge.merge_runs
 
     def count_runs(*args: Any, **options: Any) -> Any:
-        calls.append(sum(len(group) for group in args[2]))
+        calls.append(sum(len(group) for group in args[3]))
         return real(*args, **options)
 
     monkeypatch.setattr(sys.modules["umappy.sort"], "merge_runs", count_runs)
@@ -270,7 +271,7 @@ def test_sort_with_too_little_memory_names_what_is_needed(pager: umappy.Pager, t
     (tmp_path / "data").write_bytes(bytes(dtype.itemsize * 200))
     with (
         umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region,
-        pytest.raises(umappy.BudgetError, match=r"give [\d.]+ MiB"),
+        pytest.raises(umappy.BudgetError, match=r"give \d+ bytes"),
     ):
         umappy.sort(np.frombuffer(region, dtype), memory="1MiB")
 
@@ -351,7 +352,7 @@ def test_sort_error_in_progress_stops_it_and_is_raised(pager: umappy.Pager, tmp_
             umappy.sort(np.frombuffer(region, np.int64), progress=fail)
         assert "umappy.sort" in caught.value.__notes__[0]
         assert pager.stats().regions == 1
-        del caught
+    assert region.closed  # although the error lives
 
 
 @pytest.fixture
@@ -392,7 +393,7 @@ def test_sort_on_a_disk_that_fills_up_raises_and_leaves_the_input(
             umappy.sort(np.frombuffer(region, np.int64), scratch_dir=str(small_disk))
         assert "as it was" in caught.value.__notes__[0]
         assert pager.stats().regions == 1
-        del caught
+    assert region.closed  # although the error lives
     assert time.monotonic() - started < 20
     assert list(small_disk.iterdir()) == []
     assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize == 8 * MIB
@@ -416,6 +417,7 @@ def test_sort_of_a_store_that_cannot_be_read_raises_and_leaves_it(
             umappy.sort(a)
         assert "as it was" in "".join(caught.value.__notes__)
         os.truncate(tmp_path / "data", numbers.nbytes)
-        del a, caught
+        del a
+    assert region.closed
     half = np.fromfile(tmp_path / "data", np.int64)[: len(numbers) // 2]
     assert half.tobytes() == numbers[: len(numbers) // 2].tobytes()

@@ -14,7 +14,7 @@ from umappy._sort.keys import RECORD_WORK_BYTES, RecordOrdering, make_ordering
 
 NUMBERS = ["?", "i1", "u1", "i2", ">u2", "i4", "<u4", ">i8", "u8", "f2", ">f4", "f8", "g", "F", ">c16", "G"]
 TIMES = ["M8[s]", ">M8[ns]", "m8[us]"]
-TEXTS = ["S1", "S7", "S10", "S33", "U1", "U5", ">U3", "V6"]
+TEXTS = ["S1", "S4", ">U1", "S7", "S10", "S33", "U1", "U5", ">U3", "V6"]
 RECORDS: list[Any] = [
     [("key", "S10"), ("value", "S90")],
     [("a", ">i4"), ("b", "f8")],

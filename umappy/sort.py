@@ -26,11 +26,12 @@ from umappy._sort.plan import Plan, make_plan
 from umappy._sort.progress import ProgressCallback, SortProgress, open_report
 from umappy._sort.runs import make_runs
 from umappy._sort.scratch import find_folder, open_scratch
+from umappy._sort.setup import Setup
 from umappy._sort.stream import ByteStream
 from umappy._sort.workers import make_buffer
 from umappy.array import region_of
 from umappy.config import Config, config
-from umappy.errors import BudgetError
+from umappy.errors import BudgetError, StoreError
 from umappy.pager import Pager
 from umappy.region import Region
 from umappy.sizes import format_size
@@ -70,16 +71,17 @@ def sort(
     when a store or the scratch folder fails. With `out`, `a` is whole after any error. In place, `a` is whole until the
     last pass begins to write over it. Every exception carries a note that says which it is.
     """
-    ordering = _check_arguments(a, order, out)
     target = a if out is None else out
-    if a.size < 2 or a.dtype.itemsize == 0:
-        target[...] = a
-        return target
     try:
-        with open_report(progress) as report:
-            _Job(a, target, ordering, memory, scratch_dir).run(report)
+        ordering = _check_arguments(a, order, out)
+        if a.size < 2 or a.dtype.itemsize == 0:
+            target[...] = a
+        else:
+            with open_report(progress) as report:
+                _Job(a, target, ordering, memory, scratch_dir).run(report)
     except BaseException as error:
         release_frames(error)
+        del a, out, target  # the error keeps this frame, and would keep the arrays' regions from closing
         raise
     return target
 
@@ -150,6 +152,8 @@ class _Job:
                 with pager.reserved(plan.private_bytes):
                     self._sort(plan, pager, scratch_page, progress)
             except BaseException as error:
+                for pair in found:
+                    _forget_failures(pair[0] if pair else None)
                 error.add_note(f"umappy.sort: {self._describe_state(progress)}")
                 raise
             progress.poll()
@@ -182,23 +186,24 @@ class _Job:
         target = ByteStream.over_array(self.target, window)
         count, size = len(self.source), self.source.nbytes
         buffers = [make_buffer(plan.buffer_bytes) for _ in range(plan.workers)]
+        setup = Setup(self.ordering, plan, buffers, progress)
         if plan.in_memory:
-            make_runs(source, target, count, self.ordering, plan, buffers, progress, is_last=True)
+            make_runs(setup, source, target, count, is_last=True)
             return
         folder = self.scratch_dir or find_folder(target.region or source.region)
         with contextlib.ExitStack() as current:
             region = current.enter_context(open_scratch(folder, size, pager, page_size))
             scratch = ByteStream.over_region(region, window)
-            runs = make_runs(source, scratch, count, self.ordering, plan, buffers, progress, is_last=False)
+            runs = make_runs(setup, source, scratch, count, is_last=False)
             for left in range(plan.passes - 1, -1, -1):
                 groups = [runs[start : start + plan.fan_in] for start in range(0, len(runs), plan.fan_in)]
                 if left == 0:
-                    merge_runs(scratch, target, groups, self.ordering, plan, buffers, progress, is_last=True)
+                    merge_runs(setup, scratch, target, groups, is_last=True)
                     return
                 with contextlib.ExitStack() as following:
                     region = following.enter_context(open_scratch(folder, size, pager, page_size))
                     merged = ByteStream.over_region(region, window)
-                    runs = merge_runs(scratch, merged, groups, self.ordering, plan, buffers, progress, is_last=False)
+                    runs = merge_runs(setup, scratch, merged, groups, is_last=False)
                     current.close()
                     scratch = merged
                     current.push(following.pop_all())
@@ -215,6 +220,16 @@ class _Job:
         return "a is as it was; out is written in part"
 
 
+def _forget_failures(region: Region | None) -> None:
+    """The error about to be raised tells of them all: several threads met the same trouble at once."""
+    while region is not None:
+        try:
+            region.check()
+        except StoreError:
+            continue
+        return
+
+
 def _choose_scratch_page(pager: Pager, memory: int) -> int:
     """The page size of scratch: smaller with small budgets.
 
@@ -228,7 +243,7 @@ def _choose_scratch_page(pager: Pager, memory: int) -> int:
 
 def _find_spare(pager: Pager, page_size: int) -> int:
     """Bytes of the budget that can be taken from the pager, and pages of `page_size` still come and go."""
-    return pager.memory - pager.stats().overhead - _find_paging_least(pager, page_size) * 3 // 2
+    return pager.memory - pager.stats().overhead - _find_paging_least(pager, page_size) - 4 * page_size
 
 
 def _find_paging_least(pager: Pager, page_size: int) -> int:

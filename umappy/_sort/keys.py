@@ -45,7 +45,7 @@ class SortedElements(Protocol):
 class Ordering(Protocol):
     """An order over the elements of one dtype."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # of the elements, or one of the same size as which they are sorted
     key_dtype: np.dtype[Any]  # keys compare under np.sort and np.searchsorted as the elements do
     work_bytes: int  # bytes an element that `sort` allocates at most
 
@@ -67,7 +67,10 @@ def make_ordering(dtype: np.dtype[Any], order: str | list[str] | None) -> Orderi
         return NumberOrdering(dtype)
     names = [order] if isinstance(order, str) else list(order or [])
     names += [name for name in dtype.names or () if name not in names]
-    return RecordOrdering(dtype, find_pieces(dtype, names or None))
+    pieces = find_pieces(dtype, names or None)
+    if len(pieces) == 1 and pieces[0].is_whole(dtype):  # S1, S2, S4, S8, U1 and the like
+        return NumberOrdering(pieces[0].dtype)
+    return RecordOrdering(dtype, pieces)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class NumberOrdering:
         self.work_bytes = dtype.itemsize if self._radix else 0
 
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
-        return elements.astype(self.key_dtype)
+        return elements.view(self.dtype).astype(self.key_dtype)
 
     def sort(self, buffer: Bytes) -> SortedElements:
         swapped = not self.dtype.isnative

@@ -6,64 +6,58 @@ is faster than a heap, as sorting uses SIMD, and lets all cores work on one merg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from umappy._sort.cuts import Cutter, Partition
-from umappy._sort.keys import Ordering
 from umappy._sort.output import Output
-from umappy._sort.plan import Plan
-from umappy._sort.progress import SortProgress
 from umappy._sort.runs import Run
+from umappy._sort.setup import Setup
 from umappy._sort.stream import Bytes, ByteStream
 from umappy._sort.workers import Workers
 
-Task = tuple[Partition, Run | None]
+Task = tuple[Partition, Run]  # a partition and the run it becomes part of
 
 
 def merge_runs(
-    source: ByteStream,
-    target: ByteStream,
-    groups: list[list[Run]],
-    ordering: Ordering,
-    plan: Plan,
-    buffers: Sequence[Bytes],
-    progress: SortProgress,
-    *,
-    is_last: bool,
+    setup: Setup, source: ByteStream, target: ByteStream, groups: Sequence[Sequence[Run]], *, is_last: bool
 ) -> list[Run]:
     """Merges each group of neighbouring runs of `source` to one run of `target`, and returns those.
 
-    In the last pass the new runs are not sampled.
+    `is_last`: `target` is the output.
     """
-    itemsize = ordering.dtype.itemsize
-    output = Output(target, plan.chunk_bytes, progress, is_last)
-    workers: Workers[Task] = Workers(buffers, progress.poll)
-    merged: list[Run] = []
-
-    def feed() -> Iterator[Task]:
-        for group in groups:
-            run = None
-            if not is_last:
-                run = Run.empty(group[0].start, group[-1].stop, plan.sample_step, ordering.key_dtype)
-                merged.append(run)
-            for partition in Cutter(source, group, ordering, workers.check).cut(plan.run_count):
-                source.prefetch_ranges(_to_bytes(partition, itemsize))
-                yield partition, run
-
-    def work(task: Task, buffer: Bytes) -> None:
-        partition, run = task
-        elements, space = buffer[: partition.count * itemsize], buffer[-plan.space_bytes :]
-        source.read(_to_bytes(partition, itemsize), elements, workers.check)
-        done = ordering.accept_sorted(elements) if partition.is_sorted else ordering.sort(elements)
-        if run is not None:
-            run.note_samples(partition.place, partition.count, done)
-        output.write(partition.place * itemsize, done, space, workers.check)
-
-    workers.run(feed(), work)
+    workers: Workers[Task] = Workers(setup.buffers, setup.progress.poll)
+    step, key_dtype = setup.plan.sample_step, setup.ordering.key_dtype
+    merged = [Run.empty(group[0].start, group[-1].stop, step, key_dtype) for group in groups]
+    merger = _Merger(setup, source, setup.make_output(target, is_result=is_last), workers.check)
+    workers.run(merger.feed(zip(groups, merged, strict=True)), merger.work)
     source.check()
     target.check()
     return merged
 
 
-def _to_bytes(partition: Partition, itemsize: int) -> list[tuple[int, int]]:
-    return [(start * itemsize, stop * itemsize) for start, stop in partition.ranges]
+@dataclass(frozen=True)
+class _Merger:
+    # Methods, not closures, as in runs.py.
+    setup: Setup
+    source: ByteStream
+    output: Output
+    check: Callable[[], None]
+
+    def feed(self, groups: Iterable[tuple[Sequence[Run], Run]]) -> Iterator[Task]:
+        for group, run in groups:
+            for partition in Cutter(self.source, group, self.setup.ordering, self.check).cut(self.setup.plan.run_count):
+                self.source.prefetch_ranges(self._find_bytes(partition))
+                yield partition, run
+
+    def work(self, task: Task, buffer: Bytes) -> None:
+        partition, run = task
+        elements, space = self.setup.split(buffer, partition.count)
+        self.source.read(self._find_bytes(partition), elements, self.check)
+        ordering = self.setup.ordering
+        done = ordering.accept_sorted(elements) if partition.is_sorted else ordering.sort(elements)
+        run.note_samples(partition.place, partition.count, done)
+        self.output.write(partition.place * self.setup.itemsize, done, space, self.check)
+
+    def _find_bytes(self, partition: Partition) -> list[tuple[int, int]]:
+        return [(start * self.setup.itemsize, stop * self.setup.itemsize) for start, stop in partition.ranges]

@@ -43,6 +43,10 @@ class Piece:
     dtype: np.dtype[Any]  # as stored, byte order included
     bits: int
 
+    def is_whole(self, dtype: np.dtype[Any]) -> bool:
+        """Whether an element of `dtype` is just this, and so sorts as the integers it is."""
+        return self.kind is PieceKind.UNSIGNED and self.bits == 8 * dtype.itemsize
+
     def read(self, buffer: NDArray[np.uint8], itemsize: int, indices: NDArray[np.intp] | None) -> NDArray[np.uint64]:
         """Returns this piece of the elements that lie in `buffer`, or of those at `indices`, as a new array."""
         stored: NDArray[Any] = np.ndarray(len(buffer) // itemsize, self.dtype, buffer, self.offset, (itemsize,))

@@ -17,6 +17,8 @@ PIECE_BYTES = 128 << 10
 # Runs longer than this are not sorted or written faster, and a stop has to wait for them.
 RUN_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 20
+RUN_COUNT_MIN = 16
+FAN_IN_MIN = 2
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,15 @@ def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_si
     # Runs no longer than needed for one merge pass, as far as the budget goes.
     useful = max(RUN_BYTES, 2 * math.isqrt(count * itemsize * PIECE_BYTES))
     run_count = min((share - space) // element, useful // itemsize)
-    if run_count < 16:
-        least = workers * (16 * element + space) * 32 // 31 + 1
+    piece = max(scratch_page, min(PIECE_BYTES, share // 32))
+    run_least = max(RUN_COUNT_MIN, FAN_IN_MIN * piece // itemsize)
+    if run_count < run_least:
+        least = workers * (run_least * element + space) * 32 // 31 + 1
         raise BudgetError(
             f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes through pages of "
-            f"{format_size(page_size)}; give {format_size(least + memory - max(0, private))}"
+            f"{format_size(page_size)}; give {least + memory - max(0, private)} bytes at least"
         )
-    piece = max(scratch_page, min(PIECE_BYTES, share // 32))
-    fan_in = max(2, run_count * itemsize // piece)
+    fan_in = run_count * itemsize // piece
     runs = -(-count // run_count)
     passes = next(number for number in itertools.count(1) if fan_in**number >= runs)
     sample_step = max(1, (64 << 10) // itemsize, -(-count * ordering.key_dtype.itemsize // sample_bytes))

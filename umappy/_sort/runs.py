@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from umappy._sort.keys import Ordering, SortedElements
+from umappy._sort.keys import SortedElements
 from umappy._sort.output import Output
-from umappy._sort.plan import Plan
-from umappy._sort.progress import SortProgress
+from umappy._sort.setup import Setup
 from umappy._sort.stream import Bytes, ByteStream
 from umappy._sort.workers import Workers
 
@@ -40,43 +39,43 @@ class Run:
             self.samples[first:last] = elements.keys_at(first * self.step - (place - self.start), self.step)
 
 
-def make_runs(
-    source: ByteStream,
-    target: ByteStream,
-    count: int,
-    ordering: Ordering,
-    plan: Plan,
-    buffers: Sequence[Bytes],
-    progress: SortProgress,
-    *,
-    is_last: bool,
-) -> list[Run]:
+def make_runs(setup: Setup, source: ByteStream, target: ByteStream, count: int, *, is_last: bool) -> list[Run]:
     """Sorts `count` elements of `source` in runs into `target`, and returns the runs.
 
     `is_last`: `target` is the output, since one run holds everything.
     """
-    itemsize = ordering.dtype.itemsize
-    output = Output(target, plan.chunk_bytes, progress, is_last)
-    workers: Workers[Run] = Workers(buffers, progress.poll)
     # Runs of about equal length: a short last one would leave a thread idle.
-    number = -(-count // plan.run_count)
+    number = -(-count // setup.plan.run_count)
     edges = [count * index // number for index in range(number + 1)]
-    runs = [Run.empty(start, stop, plan.sample_step, ordering.key_dtype) for start, stop in itertools.pairwise(edges)]
-
-    def feed() -> Iterator[Run]:
-        for run in runs:
-            source.prefetch_ranges([(run.start * itemsize, run.stop * itemsize)])
-            yield run
-
-    def work(run: Run, buffer: Bytes) -> None:
-        size = (run.stop - run.start) * itemsize
-        elements, space = buffer[:size], buffer[-plan.space_bytes :]
-        source.read([(run.start * itemsize, run.stop * itemsize)], elements, workers.check)
-        done = ordering.sort(elements)
-        run.note_samples(run.start, run.stop - run.start, done)
-        output.write(run.start * itemsize, done, space, workers.check)
-
-    workers.run(feed(), work)
+    step, key_dtype = setup.plan.sample_step, setup.ordering.key_dtype
+    runs = [Run.empty(start, stop, step, key_dtype) for start, stop in itertools.pairwise(edges)]
+    workers: Workers[Run] = Workers(setup.buffers, setup.progress.poll)
+    maker = _RunMaker(setup, source, setup.make_output(target, is_result=is_last), workers.check)
+    workers.run(maker.feed(runs), maker.work)
     source.check()
     target.check()
     return runs
+
+
+@dataclass(frozen=True)
+class _RunMaker:
+    # Methods, not closures: a failed frame can be made to let go of its variables, but not of its function's.
+    setup: Setup
+    source: ByteStream
+    output: Output
+    check: Callable[[], None]
+
+    def feed(self, runs: Iterable[Run]) -> Iterator[Run]:
+        for run in runs:
+            self.source.prefetch_ranges([self._find_bytes(run)])
+            yield run
+
+    def work(self, run: Run, buffer: Bytes) -> None:
+        elements, space = self.setup.split(buffer, run.stop - run.start)
+        self.source.read([self._find_bytes(run)], elements, self.check)
+        done = self.setup.ordering.sort(elements)
+        run.note_samples(run.start, run.stop - run.start, done)
+        self.output.write(run.start * self.setup.itemsize, done, space, self.check)
+
+    def _find_bytes(self, run: Run) -> tuple[int, int]:
+        return run.start * self.setup.itemsize, run.stop * self.setup.itemsize
