@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self, SupportsIndex
 
-from umappy import _delivery, errors
+from umappy import _delivery, _exit, errors
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
 from umappy.config import Config, Uffd, config
@@ -74,7 +74,7 @@ class Pager:
         if code:
             raise OSError(-code, f"cannot start a pager: {os.strerror(-code)}")
         self._handle: Handle[um_pager] = Handle(out[0], "the pager")
-        lib.um_exit_arm(round(config.exit_timeout_seconds * 1000))
+        _exit.arm()
         _delivery.start()
         self._warn(options["fillers"], options["evictors"])
 

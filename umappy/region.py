@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, TypeVar
 
@@ -46,10 +47,6 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-# Regions that were garbage when their store could not take their dirty pages: kept, so that the last flush of the
-# process can try once more.
-_orphans: list[object] = []
 
 _Region = TypeVar("_Region", bound="Region")
 
@@ -342,9 +339,13 @@ class Region(mmap.mmap):
                 raise
             value.add_note(f"and the region could not be closed: {error}")
 
-    def __del__(self, _orphans: list[object] = _orphans) -> None:
+    def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is None or handle.is_closed or handle.is_forked:
+            return
+        if sys.is_finalizing():
+            # The engine's last flush is still to come. It has a deadline, which closing here has not.
+            _keep_mapped(self)
             return
         try:
             self.close()
@@ -352,8 +353,8 @@ class Region(mmap.mmap):
             if self.closed:
                 _delivery.log.error("a region that nobody refers to any more met: %s", error)
                 return
-            # Unmapping here would lose what the store may yet take, and leave the engine with a range that is gone.
-            _orphans.append(self)
+            # Its store may yet take the dirty pages, at the last flush.
+            _keep_mapped(self)
             _delivery.log.error("a region that nobody refers to any more keeps dirty pages until exit: %s", error)
 
     def __repr__(self) -> str:
@@ -428,6 +429,12 @@ def _make_mapping(cls: type[_Region], size: int, writable: bool) -> _Region:
         finally:
             if locked:
                 lib.um_memory_lock_on_fault(False)
+
+
+def _keep_mapped(region: Region) -> None:
+    """A reference nobody ever takes back. Any other ends with the interpreter, and the end of the object unmaps the
+    range: dirty pages would be gone, and the engine left with memory that is not its own."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))
 
 
 def _check_job(job: um_job) -> um_job:

@@ -149,16 +149,20 @@ void um_registry_remove(um_pager *p) {
 }
 
 /* The last flush, when the interpreter is gone: its daemon threads may be stopped in the middle of anything, but the
- * engine's threads still run. Regions that arrays keep alive to the very end are written here. */
-static _Atomic uint32_t exit_timeout_ms;
+ * engine's threads still run. Regions that arrays keep alive to the very end are written here. It is tried once: from
+ * C's atexit, or earlier from where the binding knows the end. */
+static _Atomic uint32_t exit_timeout_ms; /* 0: nothing to flush, or it was tried */
 
 static um_job *exit_job(um_region *r) {
   return r->writable && (atomic_load(&r->dirty) || atomic_load(&r->unflushed)) ? um_region_flush_start(r, 0, r->size, 1)
                                                                                : NULL;
 }
 
-static void flush_at_exit(void) {
-  uint64_t deadline = um_now_ns() + atomic_load(&exit_timeout_ms) * 1000000ull;
+void um_exit_flush(void) {
+  uint32_t timeout_ms = atomic_exchange(&exit_timeout_ms, 0);
+  if (timeout_ms == 0)
+    return;
+  uint64_t deadline = um_now_ns() + timeout_ms * 1000000ull;
   pthread_mutex_lock(&um_region_registry);
   for (um_pager *p = pagers; p; p = p->registry_next) {
     pthread_mutex_lock(&p->regions_lock);
@@ -184,7 +188,12 @@ static void flush_at_exit(void) {
   pthread_mutex_unlock(&um_region_registry);
 }
 
+static void register_exit(void) {
+  atexit(um_exit_flush);
+}
+
 void um_exit_arm(uint32_t timeout_ms) {
-  if (atomic_exchange(&exit_timeout_ms, timeout_ms) == 0)
-    atexit(flush_at_exit);
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  atomic_store(&exit_timeout_ms, timeout_ms);
+  pthread_once(&once, register_exit);
 }

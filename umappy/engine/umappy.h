@@ -185,6 +185,7 @@ void um_job_release(um_job *job);
 
 /* The process */
 void um_exit_arm(uint32_t timeout_ms); /* flush what is left when the process exits, for so long at most */
+void um_exit_flush(void);              /* now; once */
 int um_process_forked(void);           /* 1 in a child of the process that made the engine */
 /* cffi: end */
 
