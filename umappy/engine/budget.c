@@ -1,6 +1,6 @@
 /* budget.c: one number, `used`, holds everything of ours that is resident: pages (reserved before they are filled),
  * staging buffers, descriptors, page words, page tables, and what callers reserve for their own buffers. Pages are
- * refused when they do not fit; bookkeeping is only counted, it is small and the pages give way to it. */
+ * refused when they do not fit, with the bookkeeping they need. */
 #include "internal.h"
 
 static void raise_peak(um_pager *p, uint64_t used) {
@@ -14,24 +14,14 @@ uint64_t um_budget_free(um_pager *p) {
   return used < p->memory ? p->memory - used : 0;
 }
 
-/* What fills leave free: a page to hold a failure, and bookkeeping, which is charged as faults are read and never
- * refused: a table and a page of words for each filler and a few more. */
-uint64_t um_budget_keep(um_pager *p) {
-  return atomic_load(&p->emergency) + um_budget_slack(p->filler_count);
-}
-
-uint64_t um_budget_slack(uint32_t fillers) {
-  return (fillers + 3) * 2 * um_host_page;
-}
-
 /* The low water is never below what one fill needs, or evictors would rest while a fill starves. */
 bool um_budget_low(um_pager *p) {
-  uint64_t low = um_max(p->low_water, atomic_load(&p->emergency) + um_budget_keep(p));
+  uint64_t low = um_max(p->low_water, 2 * atomic_load(&p->emergency));
   return um_budget_free(p) < low + atomic_load(&p->wanted);
 }
 
 uint64_t um_budget_short(um_pager *p) {
-  uint64_t high = um_max(p->high_water, 2 * atomic_load(&p->emergency) + um_budget_keep(p)) + atomic_load(&p->wanted);
+  uint64_t high = um_max(p->high_water, 3 * atomic_load(&p->emergency)) + atomic_load(&p->wanted);
   uint64_t unused = um_budget_free(p);
   return high > unused ? high - unused : 0;
 }
@@ -63,6 +53,5 @@ void um_budget_uncharge(um_pager *p, uint64_t bytes) {
 void um_budget_release(um_pager *p, uint64_t bytes) {
   UM_ASSERT(atomic_load(&p->used) >= bytes);
   atomic_fetch_sub(&p->used, bytes);
-  atomic_fetch_add(&p->freed, bytes);
   um_memory_freed(p);
 }

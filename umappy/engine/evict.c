@@ -10,7 +10,8 @@
 #include "page.h"
 
 #define BATCH 64
-#define LOOK 256 /* list entries looked at for a batch */
+#define LOOK 256     /* list entries looked at for a batch */
+#define CLAIM_RUNS 4 /* runs claimed at once: what is WRITING can neither leave nor be written by a flush */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 typedef struct victim {
@@ -22,7 +23,7 @@ void um_evict_ask(um_pager *p) {
   if (atomic_load(&p->evict_asked) || atomic_exchange(&p->evict_asked, true))
     return;
   pthread_mutex_lock(&p->lock);
-  pthread_cond_signal(&p->evict_work);
+  pthread_cond_broadcast(&p->evict_work);
   pthread_mutex_unlock(&p->lock);
 }
 
@@ -34,6 +35,7 @@ uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count) {
   for (uint64_t page = first; page < first + count; page++)
     um_page_absent(r, page);
   UM_COUNT(r, evictions, count);
+  atomic_fetch_add(&p->freed, memory);
   um_budget_release(p, memory);
   return memory;
 }
@@ -74,15 +76,19 @@ bool um_evict_one_clean(um_pager *p) {
   return false;
 }
 
-/* frames_lock held. WRITING keeps the gate from closing, so the gate can be left until the write. */
-static bool take_dirty(um_pager *p, um_frame_id id) {
+/* frames_lock held. WRITING keeps the gate from closing, so the gate can be left until the write. A dirty page whose
+ * store is failing goes to the young end, or clean pages behind it would never be looked at. */
+static bool take_dirty(um_pager *p, um_frame_id id, uint64_t now) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   if (!um_gate_enter(r))
     return false;
   um_word w = um_page_load(r, f->page);
-  bool took = um_word_state(w) == UM_DIRTY && !(w & UM_BUSY) && um_word_frame(w) == id &&
-              um_page_change(r, f->page, &w, um_word_make(UM_WRITING, UM_COPYING, id));
+  bool dirty = um_word_state(w) == UM_DIRTY && !(w & UM_BUSY) && um_word_frame(w) == id, took = false;
+  if (dirty && now < atomic_load(&r->write_backoff_ns))
+    um_frame_relist(p, id);
+  else if (dirty)
+    took = um_page_change(r, f->page, &w, um_word_make(UM_WRITING, UM_COPYING, id));
   if (took)
     um_frame_unlink(p, id);
   um_gate_leave(r);
@@ -110,18 +116,27 @@ static void note_write(um_region *r, int code, um_error *error) {
     um_error_record(r, error, 0);
     return;
   }
+  bool first = code && atomic_exchange(&r->write_backoff_ns, um_now_ns() + UM_TICK_MS * 1000000ull) == 0;
+  if (code == 0)
+    atomic_store(&r->write_backoff_ns, 0);
   pthread_mutex_lock(&p->lock);
-  bool first = code && p->writes_failed == 0;
-  if (code == 0) {
-    p->writes_failed = 0;
-  } else {
+  p->writes_failed = code ? p->writes_failed + 1 : 0;
+  if (code)
     p->write_error = *error;
-    p->writes_failed++;
-    p->write_backoff_ns = um_now_ns() + (UM_TICK_MS * 1000000ull);
-  }
+  else
+    p->write_error.code = 0;
   pthread_mutex_unlock(&p->lock);
   if (first)
     um_error_record(r, error, 0);
+}
+
+/* Claimed, but not to be written after all. */
+static void put_back(const victim *v, uint64_t count) {
+  bool evict[BATCH];
+  memset(evict, 1, count);
+  um_gate_enter_wait(v->region);
+  um_writeback_finish(v->region, v->page, count, -ECANCELED, evict);
+  um_gate_leave(v->region);
 }
 
 static uint64_t write_and_drop(um_worker *w, const victim *v, uint64_t count) {
@@ -152,11 +167,7 @@ static uint64_t write_and_drop(um_worker *w, const victim *v, uint64_t count) {
 uint64_t um_evict_batch(um_worker *w) {
   um_pager *p = w->pager;
   victim clean[BATCH], dirty[BATCH];
-  uint64_t cleans = 0, dirties = 0, picked = 0, freed = 0, now = um_now_ns();
-  uint64_t target = um_budget_short(p);
-  pthread_mutex_lock(&p->lock);
-  bool may_write = now >= p->write_backoff_ns;
-  pthread_mutex_unlock(&p->lock);
+  uint64_t cleans = 0, dirties = 0, picked = 0, claimed = 0, freed = 0, now = um_now_ns(), target = um_budget_short(p);
 
   pthread_mutex_lock(&p->frames_lock);
   um_frame_id id = p->list_head, next;
@@ -166,12 +177,14 @@ uint64_t um_evict_batch(um_worker *w) {
     if (!um_frame_aged(p, f, now))
       continue;
     victim v = {f->region, f->page};
-    if (cleans < BATCH && take_clean(p, id))
+    if (cleans < BATCH && take_clean(p, id)) {
       clean[cleans++] = v;
-    else if (may_write && dirties < BATCH && take_dirty(p, id))
+    } else if (dirties < BATCH && claimed < CLAIM_RUNS * w->staging_size && take_dirty(p, id, now)) {
       dirty[dirties++] = v;
-    else
+      claimed += v.region->page_size;
+    } else {
       continue;
+    }
     picked += v.region->page_size;
   }
   pthread_mutex_unlock(&p->frames_lock);
@@ -187,8 +200,12 @@ uint64_t um_evict_batch(um_worker *w) {
       um_gate_leave(r);
   }
   for (uint64_t i = 0, n; i < dirties; i += n) {
-    n = neighbours(dirty + i, dirties - i, um_max(1, w->staging_size >> dirty[i].region->page_shift));
-    freed += write_and_drop(w, dirty + i, n);
+    um_region *r = dirty[i].region;
+    n = neighbours(dirty + i, dirties - i, um_max(1, w->staging_size >> r->page_shift));
+    if (um_now_ns() < atomic_load(&r->write_backoff_ns)) /* a run before this one failed */
+      put_back(dirty + i, n);
+    else
+      freed += write_and_drop(w, dirty + i, n);
   }
   return freed;
 }

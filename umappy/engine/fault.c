@@ -16,6 +16,15 @@
 #include "page.h"
 #include "uffd.h"
 
+/* Lets go of a page that was BUSY; `also` are flags to leave behind. */
+static void unbusy(um_region *r, uint64_t page, um_word also) {
+  um_word w = um_page_load(r, page);
+  while (!um_page_change(r, page, &w, (w & ~(um_word)(UM_BUSY | UM_WAITER)) | also))
+    ;
+  if (w & UM_WAITER)
+    um_page_wake(r, page, 1);
+}
+
 /* CLEAN, DIRTY or WRITING and a write: the word first (it is final before the wake), then the memory. */
 static bool unprotect(um_region *r, uint64_t page, um_word w) {
   enum um_state state = um_word_state(w) == UM_WRITING ? UM_WRITING : UM_DIRTY;
@@ -27,10 +36,7 @@ static bool unprotect(um_region *r, uint64_t page, um_word w) {
   p->frames[id].born_ns = um_now_ns();
   if (um_uffd_unprotect(p->uffd, um_page_address(r, page), um_page_memory(r, page)))
     um_page_wake(r, page, 1); /* the mapping is changing under us: it faults again */
-  for (w = um_page_load(r, page); !um_page_change(r, page, &w, w & ~(um_word)(UM_BUSY | UM_WAITER));)
-    ;
-  if (w & UM_WAITER)
-    um_page_wake(r, page, 1);
+  unbusy(r, page, 0);
   return true;
 }
 
@@ -38,6 +44,7 @@ static void record_dropped(um_region *r, uint64_t page, uint32_t thread_id) {
   um_error error;
   um_error_set(&error, UM_EDROPPED, UM_OP_MEMORY, page << r->page_shift, um_run_bytes(r, page, 1),
                "unwritten bytes were dropped by somebody's madvise or munmap");
+  atomic_store(&r->tainted, true);
   um_error_record(r, &error, thread_id);
 }
 
@@ -51,29 +58,19 @@ static bool drop(um_region *r, uint64_t page, um_word w) {
   return true;
 }
 
-/* DIRTY, and some of it is gone: nobody has those bytes. */
-static bool fail_dropped(um_region *r, uint64_t page, um_word w, uint32_t thread_id) {
-  if (!um_page_change(r, page, &w, w | UM_BUSY))
-    return false;
-  um_fill_place_failed(r, page, true);
-  um_uffd_protect(r->pager->uffd, um_page_address(r, page), um_page_memory(r, page));
-  atomic_store(&r->tainted, true);
-  record_dropped(r, page, thread_id);
-  um_page_release(r, page, UM_FAILED);
-  return true;
-}
-
 enum outcome { DONE, AGAIN, WAKE, FILL };
 
 static enum outcome wait_for_owner(um_region *r, uint64_t page, um_word w) {
   return um_page_change(r, page, &w, w | UM_WAITER) ? DONE : AGAIN;
 }
 
-static enum outcome absent(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
-  if (!um_page_claim(r, page, id))
-    return *id == UM_NIL ? WAKE
-                         : AGAIN; /* no descriptor: more faults under way than there can be pages; it tries again */
+/* The page is not claimed here: its memory and its bookkeeping are reserved first, by the filler (fill.c). Threads that
+ * fault on one page meanwhile each queue a fill; all but one find it done. */
+static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
   um_pager *p = r->pager;
+  *id = um_frame_take(p, r, page);
+  if (*id == UM_NIL)
+    return WAKE; /* more faults under way than there can be pages: it tries again */
   um_frame *f = &p->frames[*id];
   f->write = write;
   f->fault_ns = um_now_ns();
@@ -83,6 +80,7 @@ static enum outcome absent(um_region *r, uint64_t page, bool write, const struct
     UM_COUNT(r, write_faults, 1);
   else
     UM_COUNT(r, read_faults, 1);
+  atomic_fetch_add(&r->asked, 1);
   return FILL;
 }
 
@@ -107,34 +105,50 @@ static enum outcome write_to_protected(um_region *r, uint64_t page, um_word w) {
   }
 }
 
+/* BUSY, and some of its dirty bytes are gone: nobody has them. */
+static void fail_dropped(um_region *r, uint64_t page, uint32_t thread_id) {
+  um_fill_place_failed(r, page, true);
+  um_uffd_protect(r->pager->uffd, um_page_address(r, page), um_page_memory(r, page));
+  record_dropped(r, page, thread_id);
+  um_page_release(r, page, UM_FAILED);
+}
+
+/* BUSY first and then the look: else the page could be somebody else's, or gone, when what was seen is acted upon. */
 static enum outcome missing_but_there(um_region *r, uint64_t page, um_word w, const struct uffd_msg *m) {
+  if (w & UM_BUSY)
+    return wait_for_owner(r, page, w);
+  if (!um_page_change(r, page, &w, w | UM_BUSY))
+    return AGAIN;
+  w |= UM_BUSY;
   if (um_uffd_present(r->pager->pagemap, m->address)) {
     UM_COUNT(r, stale_faults, 1);
+    unbusy(r, page, 0);
     return WAKE;
   }
   switch (um_word_state(w)) {
   case UM_CLEAN:
-    if (w & UM_BUSY)
-      return wait_for_owner(r, page, w);
-    drop(r, page, w);
+    while (!drop(r, page, w))
+      w = um_page_load(r, page);
     return AGAIN;
   case UM_DIRTY:
-    if (w & UM_BUSY)
-      return wait_for_owner(r, page, w);
-    return fail_dropped(r, page, w, m->thread_id) ? WAKE : AGAIN;
+    fail_dropped(r, page, m->thread_id);
+    return WAKE;
   case UM_WRITING:
-    if (!(w & UM_COPYING)) /* the copy is whole: when the store has it the page is read again */
-      return wait_for_owner(r, page, w);
+    w = um_page_load(r, page);
+    if (!(w & UM_COPYING)) { /* the copy is whole: when the store has it the page is read again */
+      unbusy(r, page, UM_WAITER);
+      return DONE;
+    }
     /* The thread that waits may be the evictor itself, in the middle of its copy. */
-    if (!um_page_change(r, page, &w, w | UM_LOST))
-      return AGAIN;
+    while (!um_page_change(r, page, &w, w | UM_LOST))
+      ;
     um_fill_place_failed(r, page, true);
+    unbusy(r, page, 0);
     return WAKE;
-  case UM_FAILED:
+  default: /* FAILED */
     um_fill_place_failed(r, page, true);
+    unbusy(r, page, 0);
     return WAKE;
-  default:
-    return DONE;
   }
 }
 
@@ -150,7 +164,7 @@ void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
     um_word w = um_page_load(r, page);
     switch (um_word_state(w)) {
     case UM_ABSENT:
-      outcome = absent(r, page, write || protected, m, &id);
+      outcome = ask(r, page, write || protected, m, &id);
       break;
     case UM_FILLING:
       outcome = DONE;

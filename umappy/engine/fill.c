@@ -3,9 +3,12 @@
  * The store reads into the worker's staging buffer; the mechanism places it. A page larger than the buffer is placed
  * piece by piece, protected, and opened at the end, so that nobody writes into a page that may still fail.
  *
- * No filler ever waits for memory: a fill that finds none goes to the starved queue, and whoever frees memory moves it
- * back (workers.c). After `timeout` without a byte freed it is given up: the page is placed as FAILED from the memory
- * kept for that. */
+ * Phases of a fill: reserve (memory and bookkeeping), claim (ABSENT -> FILLING), read, place. No filler waits long for
+ * memory: a fill that finds none goes to the starved queue, and whoever frees memory moves it back (workers.c). One
+ * that has waited `timeout` is given up: the page is placed as FAILED, in the memory kept for that, one after another.
+ *
+ * Race: fault against fault. Two threads fault on one absent page and two fills are queued; who claims second, or finds
+ * the page not absent any more, only wakes. */
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -68,27 +71,35 @@ int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bo
   return 0;
 }
 
-static void starve(um_pager *p, um_frame_id id, uint64_t length) {
+static void starve(um_pager *p, um_frame_id id, uint64_t cost) {
   pthread_mutex_lock(&p->lock);
-  if (p->starved.length == 0) {
-    p->starved_ns = um_now_ns();
-    p->starved_freed = atomic_load(&p->freed);
-  }
   um_queue_push(p, &p->starved, id);
   atomic_fetch_add(&p->memory_waiters, 1);
   pthread_mutex_unlock(&p->lock);
   um_evict_ask(p);
   /* Race: memory freed between the failed reservation and the push saw no waiter. */
-  if (um_budget_free(p) > um_budget_keep(p) + length)
+  if (um_budget_free(p) >= atomic_load(&p->emergency) + cost)
     um_memory_freed(p);
 }
 
 static bool reserve(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 4; attempt++) {
-    if (um_budget_try(p, bytes, um_budget_keep(p)))
+    if (um_budget_try(p, bytes, atomic_load(&p->emergency)))
       return true;
     if (!um_evict_one_clean(p))
       return false;
+  }
+  return false;
+}
+
+/* The pages of earlier failures hold what was kept, for a grace period each. */
+static bool reserve_kept(um_pager *p, uint64_t bytes) {
+  const struct timespec pause = {0, 500000};
+  for (int attempt = 0; attempt < 20; attempt++) {
+    if (um_budget_try(p, bytes, 0))
+      return true;
+    if (!um_evict_one_clean(p))
+      nanosleep(&pause, NULL);
   }
   return false;
 }
@@ -123,36 +134,60 @@ static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
   um_budget_release(p, length);
 }
 
+/* False: the fill is not needed any more, and its descriptor is given back. */
+static bool claim(um_pager *p, um_region *r, um_frame_id id, bool reserved) {
+  uint64_t page = p->frames[id].page, length = um_page_memory(r, page);
+  um_gate_enter_wait(r);
+  bool claimed = reserved && um_page_claim(r, page, id);
+  if (!claimed) {
+    um_frame_give(p, id);
+    um_page_wake(r, page, 1);
+  }
+  atomic_fetch_sub(&r->asked, 1);
+  um_gate_leave(r);
+  if (reserved && !claimed)
+    um_budget_release(p, length);
+  return claimed;
+}
+
+static void give_up(um_pager *p, um_region *r, um_frame_id id) {
+  uint64_t page = p->frames[id].page, cost = um_page_cost(r, page);
+  um_error error;
+  if (!reserve_kept(p, cost)) {
+    starve(p, id, cost); /* the next tick gives it up again */
+    return;
+  }
+  if (!claim(p, r, id, true))
+    return;
+  pthread_mutex_lock(&p->lock);
+  error = p->write_error;
+  pthread_mutex_unlock(&p->lock);
+  if (error.code == 0)
+    um_error_set(&error, ENOMEM, UM_OP_MEMORY, page << r->page_shift, um_page_memory(r, page),
+                 "no memory came free within the budget: every page is being written or too young to go");
+  fail(p, r, id, &error);
+}
+
 void um_fill_demand(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  uint64_t page = f->page, length = um_page_memory(r, page);
+  uint64_t page = f->page, length = um_page_memory(r, page), cost = um_page_cost(r, page);
   um_error error = {0};
 
-  if (!reserve(p, length)) {
-    pthread_mutex_lock(&p->lock);
-    bool give_up = f->give_up;
-    if (give_up)
-      error = p->write_error;
-    pthread_mutex_unlock(&p->lock);
-    if (!give_up) {
-      starve(p, id, length);
-      return;
-    }
-    if (!um_budget_try(p, length, 0)) { /* other failures hold what was kept: the thread faults again */
-      um_gate_enter_wait(r);
-      um_page_absent(r, page);
-      um_gate_leave(r);
-      return;
-    }
-    if (error.code == 0)
-      um_error_set(&error, ENOMEM, UM_OP_MEMORY, page << r->page_shift, length,
-                   "no memory came free within the budget: every page is being written or pinned down");
-    fail(p, r, id, &error);
+  if (um_page_load(r, page) != 0) {
+    claim(p, r, id, false);
     return;
   }
-
+  if (!reserve(p, cost)) {
+    if (f->give_up)
+      give_up(p, r, id);
+    else
+      starve(p, id, cost);
+    return;
+  }
+  if (!claim(p, r, id, true))
+    return;
   bool pieces = length > w->staging_size;
   if (um_fill_pages(w, r, page, 1, !f->write || pieces, &error)) {
     fail(p, r, id, &error);

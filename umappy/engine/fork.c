@@ -92,6 +92,16 @@ static void for_each_slot(void (*visit)(fork_slot *)) {
         visit(&block->slots[i]);
 }
 
+bool um_fork_overlaps(uintptr_t address, uint64_t length) {
+  for (slot_block *block = &first_block; block; block = atomic_load(&block->next))
+    for (int i = 0; i < SLOTS; i++) {
+      uintptr_t start = atomic_load(&block->slots[i].address);
+      if (start && start < address + length && address < start + block->slots[i].mapped)
+        return true;
+    }
+  return false;
+}
+
 static void replace_in_child(fork_slot *slot) {
   mmap((void *)atomic_load(&slot->address), slot->mapped, PROT_NONE,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);

@@ -17,7 +17,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page) {
   pthread_mutex_unlock(&p->frames_lock);
   if (id == UM_NIL)
     return UM_NIL;
-  if (made)
+  if (made && id > UM_FRAMES_PAID)
     um_budget_charge(p, sizeof(um_frame));
   um_frame *f = &p->frames[id];
   memset(f, 0, sizeof *f);
@@ -52,9 +52,8 @@ void um_frame_unlist(um_pager *p, um_frame_id id) {
   pthread_mutex_unlock(&p->frames_lock);
 }
 
-void um_frame_list(um_pager *p, um_frame_id id) {
+void um_frame_relist(um_pager *p, um_frame_id id) {
   um_frame *f = &p->frames[id];
-  pthread_mutex_lock(&p->frames_lock);
   um_frame_unlink(p, id);
   f->prev = p->list_tail;
   f->next = UM_NIL;
@@ -62,6 +61,11 @@ void um_frame_list(um_pager *p, um_frame_id id) {
   p->list_tail = id;
   f->listed = true;
   p->list_length++;
+}
+
+void um_frame_list(um_pager *p, um_frame_id id) {
+  pthread_mutex_lock(&p->frames_lock);
+  um_frame_relist(p, id);
   pthread_mutex_unlock(&p->frames_lock);
 }
 

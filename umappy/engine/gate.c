@@ -24,7 +24,7 @@ bool um_gate_enter(um_region *r) {
 }
 
 void um_gate_enter_wait(um_region *r) {
-  UM_ASSERT(atomic_load(&r->filling) || atomic_load(&r->writing) || atomic_load(&r->jobs));
+  UM_ASSERT(atomic_load(&r->asked) || atomic_load(&r->filling) || atomic_load(&r->writing) || atomic_load(&r->jobs));
   while (!um_gate_enter(r))
     sched_yield(); /* the closer is just looking; it finds our page or job and opens again */
 }
@@ -36,7 +36,7 @@ void um_gate_leave(um_region *r) {
 }
 
 static bool is_quiet(um_region *r, bool discard) {
-  return !atomic_load(&r->filling) && !atomic_load(&r->writing) && !atomic_load(&r->jobs) &&
+  return !atomic_load(&r->asked) && !atomic_load(&r->filling) && !atomic_load(&r->writing) && !atomic_load(&r->jobs) &&
          (discard || !atomic_load(&r->dirty));
 }
 

@@ -46,8 +46,10 @@
 #define UM_GRACE_TURNS 8u         /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
-#define UM_TICK_MS 100u /* no wait of an engine thread is longer than ten of these */
-#define UM_NIL 0u       /* frame 0 is never used */
+#define UM_TICK_MS 100u      /* no wait of an engine thread is longer than ten of these */
+#define UM_FRAMES_PAID 1024u /* descriptors counted from the start, so that faults can be noted when memory is short   \
+                              */
+#define UM_NIL 0u            /* frame 0 is never used */
 
 typedef uint64_t um_word;
 typedef uint32_t um_frame_id;
@@ -106,17 +108,19 @@ struct um_region {
   _Atomic uint32_t *block_live; /* pages not absent a host page of words; words.c */
   um_span *spans;               /* words.c */
   uint64_t words_mapped, blocks_mapped, spans_mapped, span_count;
-  _Atomic uint32_t gate;     /* threads inside, or UM_GATE_CLOSED; gate.c */
-  _Atomic uint32_t filling;  /* pages FILLING */
-  _Atomic uint32_t writing;  /* pages WRITING */
-  _Atomic uint64_t dirty;    /* bytes in pages DIRTY or WRITING */
-  _Atomic uint64_t resident; /* bytes in pages that are in memory */
-  _Atomic uint32_t jobs;     /* jobs not yet finished */
-  _Atomic uint64_t charged;  /* bytes of bookkeeping in the budget; words.c */
-  _Atomic bool unflushed;    /* the store took writes since its last flush */
-  uint32_t flushing;         /* flushes of the store under way; pager->lock */
-  _Atomic bool tainted;      /* a page FAILED, ever */
-  _Atomic uint64_t untold;   /* failure records nobody was told of */
+  _Atomic uint32_t gate;             /* threads inside, or UM_GATE_CLOSED; gate.c */
+  _Atomic uint32_t asked;            /* fills queued and not yet claimed */
+  _Atomic uint32_t filling;          /* pages FILLING */
+  _Atomic uint32_t writing;          /* pages WRITING */
+  _Atomic uint64_t dirty;            /* bytes in pages DIRTY or WRITING */
+  _Atomic uint64_t resident;         /* bytes in pages that are in memory */
+  _Atomic uint32_t jobs;             /* jobs not yet finished */
+  _Atomic uint64_t charged;          /* bytes of bookkeeping in the budget; words.c */
+  _Atomic uint64_t write_backoff_ns; /* the store failed: no write-back for eviction before this; 0: it did not */
+  _Atomic bool unflushed;            /* the store took writes since its last flush */
+  uint32_t flushing;                 /* flushes of the store under way; pager->lock */
+  _Atomic bool tainted;              /* a page FAILED, ever */
+  _Atomic uint64_t untold;           /* failure records nobody was told of */
   um_errors errors;
   um_counters counters;
   void *fork_slot; /* fork.c */
@@ -158,9 +162,9 @@ struct um_pager {
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
   _Atomic uint64_t reserved, wanted;          /* bytes callers took, and wait for; reserve.c */
   _Atomic uint64_t memory_min;                /* what the regions there are need; region.c */
-  _Atomic uint64_t emergency;      /* the largest page of any region: kept free for a page that holds a failure */
+  _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
-  _Atomic uint64_t freed;          /* bytes ever given back: progress, for who waits for memory */
+  _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */
   _Atomic bool evict_asked;        /* the evictors were told that memory is short */
 
   pthread_mutex_t regions_lock;
@@ -178,17 +182,16 @@ struct um_pager {
   uint64_t list_length;             /* frames_lock */
 
   pthread_mutex_t lock;
-  pthread_cond_t work;                /* fillers wait here */
-  pthread_cond_t evict_work;          /* evictors wait here */
-  pthread_cond_t progress;            /* a job ended, a write ended, memory came free: everybody else waits here */
-  um_queue demand, starved;           /* lock */
-  uint64_t starved_freed;             /* `freed` when starvation began or last eased; lock */
-  uint64_t starved_ns;                /* and when; lock */
+  pthread_cond_t work;       /* fillers wait here */
+  pthread_cond_t evict_work; /* evictors wait here */
+  pthread_cond_t progress;   /* a job ended, a write ended, memory came free: everybody else waits here */
+  um_queue demand, starved;  /* lock */
+  uint64_t starved_freed;    /* `freed` at the last look, and when it last moved; lock */
+  uint64_t starved_ns;
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
   bool leader;                        /* some filler leads; lock */
   _Atomic bool stop;                  /* set once, by destroy */
-  uint64_t write_backoff_ns;          /* no write-back for eviction before this; lock */
   uint32_t writes_failed;             /* in a row; lock */
   um_error write_error;               /* the last failed write-back for eviction; lock */
 
@@ -253,8 +256,6 @@ void um_budget_release(um_pager *p, uint64_t bytes);
 void um_budget_charge(um_pager *p, uint64_t bytes); /* bookkeeping: counted, never refused */
 void um_budget_uncharge(um_pager *p, uint64_t bytes);
 uint64_t um_budget_free(um_pager *p);
-uint64_t um_budget_keep(um_pager *p);
-uint64_t um_budget_slack(uint32_t fillers);
 bool um_budget_low(um_pager *p);       /* below the low water: evictors start */
 uint64_t um_budget_short(um_pager *p); /* bytes below the high water: 0, and they stop */
 
@@ -267,6 +268,7 @@ void um_frame_give(um_pager *p, um_frame_id id);
 void um_frame_list(um_pager *p, um_frame_id id);   /* to the young end of the eviction list, from wherever it is */
 void um_frame_unlist(um_pager *p, um_frame_id id); /* no-op when it is not listed */
 void um_frame_unlink(um_pager *p, um_frame_id id); /* the same with frames_lock held */
+void um_frame_relist(um_pager *p, um_frame_id id); /* um_frame_list with frames_lock held */
 bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now);
 void um_queue_push(um_pager *p, um_queue *q, um_frame_id id);
 um_frame_id um_queue_pop(um_pager *p, um_queue *q);
@@ -335,7 +337,8 @@ int um_fork_publish(um_region *r);
 void um_fork_withdraw(um_region *r);
 void um_registry_add(um_pager *p);
 void um_registry_remove(um_pager *p);
-void um_fork_poison(void); /* no region can be read any more */
+bool um_fork_overlaps(uintptr_t address, uint64_t length); /* with the memory of any region of this process */
+void um_fork_poison(void);                                 /* no region can be read any more */
 static inline bool um_pager_forked(const um_pager *p) {
   return p->generation != um_fork_generation();
 }

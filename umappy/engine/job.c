@@ -4,9 +4,11 @@
 #include "page.h"
 
 #include <limits.h>
+#include <sched.h>
 
 #define SPANS_LOOKED_AT 65536 /* a step, under pager->lock */
 #define FAILURES_MAX 16       /* runs that may fail before a flush stops trying the rest */
+#define START_NS 1000000000u
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 static um_job **list_of(um_pager *p, um_job_kind kind) {
@@ -23,6 +25,15 @@ static um_job *start(um_region *r, um_job_kind kind, uint64_t offset, uint64_t l
   um_job *job = calloc(1, sizeof *job);
   if (!job)
     return NULL;
+  /* Race: close against a job being started. The gate is closed for an instant, or for good. */
+  uint64_t deadline = um_now_ns() + START_NS;
+  while (!um_gate_enter(r)) {
+    if (um_now_ns() > deadline) {
+      free(job);
+      return NULL;
+    }
+    sched_yield();
+  }
   offset = um_min(offset, r->size);
   length = um_min(length, r->size - offset);
   *job = (um_job){.region = r, .pager = p, .kind = kind, .durable = durable, .refs = 2};
@@ -39,6 +50,7 @@ static um_job *start(um_region *r, um_job_kind kind, uint64_t offset, uint64_t l
   else
     pthread_cond_broadcast(&p->evict_work);
   pthread_mutex_unlock(&p->lock);
+  um_gate_leave(r);
   return job;
 }
 
@@ -155,6 +167,8 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
       int code = um_writeback_run(w, r, page, n, &error);
       um_writeback_finish(r, page, n, code, job->kind == UM_JOB_EVICT ? evict : NULL);
       pages += code ? 0 : n;
+      if (code == 0)
+        atomic_store(&r->write_backoff_ns, 0);
       pthread_mutex_lock(&w->pager->lock);
       note(job, code, &error);
       bool cancelled = job->cancelled;

@@ -9,20 +9,15 @@
 /* Inside the gate. Claims absent pages from `page` on that lie wholly in [page, last), memory reserved. */
 static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
   um_pager *p = r->pager;
-  uint64_t limit = um_max(1, RUN_BYTES >> r->page_shift), count = 0;
+  uint64_t limit = um_max(1, um_min(RUN_BYTES, p->memory / 8) >> r->page_shift), count = 0;
   while (count < limit && page + count < last && um_page_load(r, page + count) == 0) {
-    uint64_t memory = um_page_memory(r, page + count);
-    um_frame_id id;
-    if (!um_budget_try(p, memory, um_budget_keep(p))) {
-      if (um_evict_one_clean(p))
-        continue;
+    if (um_budget_try(p, um_page_cost(r, page + count), atomic_load(&p->emergency))) {
+      if (!um_page_take(r, page + count))
+        break;
+      count++;
+    } else if (!um_evict_one_clean(p)) {
       break;
     }
-    if (!um_page_claim(r, page + count, &id)) {
-      um_budget_release(p, memory);
-      break;
-    }
-    count++;
   }
   return count;
 }
@@ -66,9 +61,15 @@ int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint6
     return -EACCES;
   if (offset > r->size || length > r->size - offset)
     return -EINVAL;
-  if (from < r->address + offset + length && r->address + offset < from + length)
-    return -EDEADLK; /* a page cannot be its own source while it is being filled */
+  /* Bytes that must be faulted in themselves cannot be placed: the pages claimed for them may be all the memory there
+   * is. They are written as any user would. */
+  bool plain = um_fork_overlaps(from, length);
   uint64_t at = offset + *done, end = offset + length;
+  if (plain) {
+    memmove((void *)(r->address + offset), buffer, length);
+    *done = length;
+    return 0;
+  }
   while (at < end) {
     const char *source = (const char *)buffer + (at - offset);
     uint64_t page = at >> r->page_shift, start = page << r->page_shift;
@@ -89,8 +90,8 @@ int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint6
         continue;
       }
       if (is_absent) { /* no memory: wait for a page's worth of it, then claim again */
-        uint64_t memory = um_page_memory(r, page);
-        code = um_memory_wait(p, memory, um_budget_keep(p), deadline);
+        uint64_t memory = um_page_cost(r, page);
+        code = um_memory_wait(p, memory, atomic_load(&p->emergency), deadline);
         if (code)
           return code;
         um_budget_release(p, memory);

@@ -70,20 +70,27 @@ bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desi
   return changed;
 }
 
-bool um_page_claim(um_region *r, uint64_t page, um_frame_id *frame) {
-  um_pager *p = r->pager;
-  *frame = um_frame_take(p, r, page);
-  if (*frame == UM_NIL)
-    return false;
-  /* Many threads faulting far apart need bookkeeping before any of their pages is reserved: clean pages give way. */
-  for (int attempt = 0; attempt < 4 && um_budget_free(p) < 4 * um_host_page && um_evict_one_clean(p); attempt++)
-    ;
-  um_words_enter(r, page);
+bool um_page_claim(um_region *r, uint64_t page, um_frame_id frame) {
   um_word expected = 0;
-  if (um_page_change(r, page, &expected, um_word_make(UM_FILLING, 0, *frame)))
+  uint64_t unused = um_words_cost(r) - um_words_enter(r, page);
+  bool claimed = um_page_change(r, page, &expected, um_word_make(UM_FILLING, 0, frame));
+  if (!claimed)
+    um_words_leave(r, page);
+  um_budget_release(r->pager, unused);
+  return claimed;
+}
+
+bool um_page_take(um_region *r, uint64_t page) {
+  um_pager *p = r->pager;
+  um_frame_id frame = um_frame_take(p, r, page);
+  if (frame == UM_NIL) {
+    um_budget_release(p, um_page_cost(r, page));
+    return false;
+  }
+  if (um_page_claim(r, page, frame))
     return true;
-  um_words_leave(r, page);
-  um_frame_give(p, *frame);
+  um_frame_give(p, frame);
+  um_budget_release(p, um_page_memory(r, page));
   return false;
 }
 

@@ -58,8 +58,27 @@ static inline um_word um_page_load(const um_region *r, uint64_t page) {
 /* Compare and swap; checks the edge and keeps the region's counts. On failure *expected is what is there. */
 bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desired);
 
-/* ABSENT -> FILLING with a descriptor; inside the gate. False: somebody was first, or no descriptor (*frame nil). */
-bool um_page_claim(um_region *r, uint64_t page, um_frame_id *frame);
+/* words.c */
+#define UM_LIVE_DROPPING 0xffffffffu
+int um_words_create(um_region *r);
+void um_words_destroy(um_region *r);
+uint64_t um_words_enter(um_region *r, uint64_t page); /* bytes of bookkeeping that it made, now charged */
+void um_words_leave(um_region *r, uint64_t page);
+uint64_t um_words_span(const um_region *r, uint64_t page);      /* the span its first byte is in */
+uint64_t um_words_span_page(const um_region *r, uint64_t span); /* the first page that begins in it */
+uint64_t um_words_cost(const um_region *r);                     /* the most that um_words_enter may charge */
+
+/* What must be reserved before a page is claimed: its memory, and the bookkeeping it may need. */
+static inline uint64_t um_page_cost(const um_region *r, uint64_t page) {
+  return um_page_memory(r, page) + um_words_cost(r);
+}
+
+/* ABSENT -> FILLING with this descriptor; inside the gate, um_page_cost reserved. Gives back what of the bookkeeping
+ * was not needed. False: somebody was first; the page's memory is still reserved, and the descriptor the caller's. */
+bool um_page_claim(um_region *r, uint64_t page, um_frame_id frame);
+
+/* The same with a descriptor of its own; false: nothing is reserved any more. */
+bool um_page_take(um_region *r, uint64_t page);
 
 /* The owner lets go: the page gets `state`, keeps its frame, loses every flag; whoever waited is woken. Returns the
  * word as it was. For every state but ABSENT (that is um_page_absent). */
@@ -69,14 +88,5 @@ um_word um_page_release(um_region *r, uint64_t page, enum um_state state);
 void um_page_absent(um_region *r, uint64_t page);
 
 void um_page_wake(um_region *r, uint64_t first, uint64_t count);
-
-/* words.c */
-#define UM_LIVE_DROPPING 0xffffffffu
-int um_words_create(um_region *r);
-void um_words_destroy(um_region *r);
-void um_words_enter(um_region *r, uint64_t page);
-void um_words_leave(um_region *r, uint64_t page);
-uint64_t um_words_span(const um_region *r, uint64_t page);      /* the span its first byte is in */
-uint64_t um_words_span_page(const um_region *r, uint64_t span); /* the first page that begins in it */
 
 #endif

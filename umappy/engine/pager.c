@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #define THREAD_STACK (256u << 10)
-#define FIXED_BYTES (64u << 10)
 #define SPARE_FRAMES 65536u /* descriptors of faults that wait for memory, above what can be resident */
 
 /* 16 pages and two a filler, each with a table and a page of words to itself, as scattered pages have; the smallest
@@ -18,8 +17,8 @@
 uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors) {
   uint64_t tables = um_host_page << (page_size > (2u << 20) ? __builtin_ctzll(page_size) - 21 : 0);
   uint64_t pages = 16 + 2 * (uint64_t)fillers;
-  return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page + FIXED_BYTES +
-         um_budget_slack(fillers);
+  return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page +
+         UM_FRAMES_PAID * sizeof(um_frame);
 }
 
 static void init_condition(pthread_cond_t *condition) {
@@ -94,8 +93,8 @@ static int open_descriptors(um_pager *p, uint32_t mode) {
   if (fstat(p->uffd, &st) || (p->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     return -errno;
   p->uffd_inode = (uint64_t)st.st_ino;
-  p->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* without it mincore answers, which is slower */
-  return 0;
+  p->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  return p->pagemap < 0 ? -errno : 0;
 }
 
 /* Runs shrink with the budget: all staging together takes an eighth of it at most. */
@@ -143,6 +142,7 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
     destroy(p);
     return -ENOMEM;
   }
+  um_budget_charge(p, UM_FRAMES_PAID * sizeof(um_frame));
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited: no handler of the user's runs on our threads */

@@ -46,13 +46,13 @@ static uint64_t fill_run(um_worker *w, um_region *r, uint64_t first, uint64_t co
 }
 
 /* With one filler there is nobody to serve faults while this waits, so it does not. */
-static bool reserve(um_pager *p, uint64_t bytes) {
-  uint64_t keep = um_budget_keep(p), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
+static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
+  uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
     if (um_evict_one_clean(p))
       continue;
-    if (p->filler_count == 1 || um_now_ns() >= deadline)
+    if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->memory_waiters, 1);
@@ -79,19 +79,13 @@ bool um_prefetch_run(um_worker *w, um_job *job) {
     um_gate_enter_wait(r);
     while (page < end && um_page_load(r, page) != 0)
       page++;
-    while (page + count < end) {
-      um_frame_id id;
-      if (um_page_load(r, page + count) != 0)
-        break;
-      um_gate_leave(r); /* the reservation may wait */
-      memory = reserve(p, um_page_memory(r, page + count));
+    while (page + count < end && um_page_load(r, page + count) == 0) {
+      um_gate_leave(r); /* the reservation may wait, but not while claimed pages do */
+      bool got = reserve(p, um_page_cost(r, page + count), count == 0);
       um_gate_enter_wait(r);
-      if (!memory)
+      memory = got || count;
+      if (!got || !um_page_take(r, page + count))
         break;
-      if (!um_page_claim(r, page + count, &id)) {
-        um_budget_release(p, um_page_memory(r, page + count));
-        break;
-      }
       count++;
     }
     um_gate_leave(r);

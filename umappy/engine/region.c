@@ -34,12 +34,12 @@ um_region *um_region_enter(um_pager *p, uintptr_t address) {
 }
 
 static void set_needs(um_pager *p) { /* regions_lock held */
-  uint64_t page_size = 0, memory = 0;
+  uint64_t cost = 0, memory = 0;
   for (uint32_t i = 0; i < p->region_count; i++) {
-    page_size = um_max(page_size, p->regions[i]->page_size);
+    cost = um_max(cost, p->regions[i]->page_size + um_words_cost(p->regions[i]));
     memory = um_max(memory, um_pager_memory_min(p->regions[i]->page_size, p->filler_count, p->evictor_count));
   }
-  atomic_store(&p->emergency, page_size);
+  atomic_store(&p->emergency, cost);
   atomic_store(&p->memory_min, memory);
 }
 

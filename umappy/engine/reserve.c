@@ -26,10 +26,15 @@ int um_memory_wait(um_pager *p, uint64_t bytes, uint64_t keep, uint64_t deadline
 int um_pager_reserve(um_pager *p, uint64_t bytes, uint32_t timeout_ms) {
   if (um_pager_forked(p))
     return -UM_EFORKED;
-  uint64_t taken = atomic_fetch_add(&p->reserved, bytes) + bytes;
-  int code = -ENOBUFS;
-  if (taken <= p->memory && p->memory - taken >= atomic_load(&p->memory_min))
-    code = um_memory_wait(p, bytes, um_budget_keep(p), um_now_ns() + timeout_ms * 1000000ull);
+  pthread_mutex_lock(&p->regions_lock); /* no region that needs more may come between the look and the taking */
+  uint64_t taken = atomic_load(&p->reserved), least = atomic_load(&p->memory_min);
+  bool fits = taken + least <= p->memory && bytes <= p->memory - taken - least;
+  if (fits)
+    atomic_fetch_add(&p->reserved, bytes);
+  pthread_mutex_unlock(&p->regions_lock);
+  if (!fits)
+    return -ENOBUFS;
+  int code = um_memory_wait(p, bytes, atomic_load(&p->emergency), um_now_ns() + timeout_ms * 1000000ull);
   if (code)
     atomic_fetch_sub(&p->reserved, bytes);
   else

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -143,12 +142,18 @@ int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool p
   return 0;
 }
 
+/* Kernels before 6.3 want the range in one mapping; mlock, mprotect and the like on a part of it make several. */
 static int protect(int fd, uintptr_t address, uint64_t length, uint64_t mode) {
   uint64_t deadline = um_now_ns() + AGAIN_DEADLINE_NS;
   for (;;) {
     struct protect arg = {{address, length}, mode};
     if (ioctl(fd, IOC_PROTECT, &arg) == 0)
       return 0;
+    if (errno == ENOENT && length > um_host_page) {
+      uint64_t half = length / um_host_page / 2 * um_host_page;
+      int code = protect(fd, address, half, mode);
+      return code ? code : protect(fd, address + half, length - half, mode);
+    }
     if ((errno != EAGAIN && errno != EINTR) || um_now_ns() > deadline)
       return -errno;
     sched_yield();
@@ -176,10 +181,7 @@ int um_uffd_read(int fd, struct uffd_msg *messages, int capacity) {
 }
 
 bool um_uffd_present(int pagemap, uintptr_t address) {
-  uint64_t entry;
-  if (pagemap >= 0 &&
-      pread(pagemap, &entry, sizeof entry, (off_t)(address / um_host_page * sizeof entry)) == sizeof entry)
-    return (entry >> 62) != 0; /* bit 63: in memory, bit 62: in swap */
-  unsigned char resident = 0;
-  return mincore((void *)(address & ~(um_host_page - 1)), um_host_page, &resident) == 0 && (resident & 1);
+  uint64_t entry = 0;
+  off_t at = (off_t)(address / um_host_page * sizeof entry);
+  return pread(pagemap, &entry, sizeof entry, at) == sizeof entry && (entry >> 62) != 0; /* in memory or in swap */
 }

@@ -89,9 +89,11 @@ static void span_drop(um_region *r, uint64_t span) {
   um_memory_drop(start, end - start);
 }
 
-static void charge(um_region *r, uint64_t bytes) {
+/* Reserved already, by who claims the page. */
+static uint64_t charge(um_region *r, uint64_t bytes) {
   atomic_fetch_add(&r->charged, bytes);
-  um_budget_charge(r->pager, bytes);
+  atomic_fetch_add(&r->pager->overhead, bytes);
+  return bytes;
 }
 
 static void uncharge(um_region *r, uint64_t bytes) {
@@ -99,12 +101,19 @@ static void uncharge(um_region *r, uint64_t bytes) {
   um_budget_uncharge(r->pager, bytes);
 }
 
-void um_words_enter(um_region *r, uint64_t page) {
+/* A page may straddle two spans. */
+uint64_t um_words_cost(const um_region *r) {
+  return um_host_page + 2 * table_bytes(r);
+}
+
+uint64_t um_words_enter(um_region *r, uint64_t page) {
+  uint64_t bytes = 0;
   if (live_enter(&r->block_live[page / words_a_block()]))
-    charge(r, um_host_page);
+    bytes += charge(r, um_host_page);
   for (uint64_t span = span_first(r, page); span <= span_last(r, page); span++)
     if (live_enter(&r->spans[span].live))
-      charge(r, table_bytes(r));
+      bytes += charge(r, table_bytes(r));
+  return bytes;
 }
 
 void um_words_leave(um_region *r, uint64_t page) {

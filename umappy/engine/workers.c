@@ -33,17 +33,18 @@ void um_work_post(um_pager *p) {
     (void)!write(p->kick, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-/* pager->lock held */
-static void feed(um_pager *p, uint64_t bytes, bool give_up) {
-  uint64_t need = 0;
-  while (p->starved.length && (need == 0 || need <= bytes || give_up)) {
+static void feed(um_pager *p, um_frame_id id) { /* pager->lock held */
+  um_queue_push(p, &p->demand, id);
+  atomic_fetch_sub(&p->memory_waiters, 1);
+  um_work_post(p);
+}
+
+static void feed_all_that_fit(um_pager *p) { /* pager->lock held; one at least */
+  uint64_t need = 0, unused = um_budget_free(p);
+  while (p->starved.length && (need == 0 || need <= unused)) {
     um_frame_id id = um_queue_pop(p, &p->starved);
-    um_frame *f = &p->frames[id];
-    need += um_page_memory(f->region, f->page);
-    f->give_up = give_up;
-    um_queue_push(p, &p->demand, id);
-    atomic_fetch_sub(&p->memory_waiters, 1);
-    um_work_post(p);
+    need += p->frames[id].region->page_size;
+    feed(p, id);
   }
 }
 
@@ -51,22 +52,36 @@ void um_memory_freed(um_pager *p) {
   if (atomic_load(&p->memory_waiters) == 0)
     return;
   pthread_mutex_lock(&p->lock);
-  p->starved_ns = um_now_ns();
-  p->starved_freed = atomic_load(&p->freed);
-  feed(p, um_budget_free(p), false);
+  feed_all_that_fit(p);
   pthread_cond_broadcast(&p->progress);
   pthread_mutex_unlock(&p->lock);
 }
 
+/* A fill is given up when it has waited for its time, and writes fail or nothing came free meanwhile; where memory
+ * comes and goes, waiting for one's turn is no failure. */
 void um_starved_check(um_pager *p) {
+  uint64_t now = um_now_ns(), freed = atomic_load(&p->freed);
+  if (p->starved.length == 0 || freed != p->starved_freed) {
+    p->starved_freed = freed;
+    p->starved_ns = now;
+  }
   if (p->starved.length == 0)
     return;
-  if (p->starved_freed != atomic_load(&p->freed) || !um_budget_low(p)) {
-    p->starved_ns = um_now_ns();
-    p->starved_freed = atomic_load(&p->freed);
-    feed(p, um_budget_free(p), false);
-  } else if (um_now_ns() - p->starved_ns > p->timeout_ns) {
-    feed(p, 0, true);
+  if (!um_budget_low(p)) {
+    feed_all_that_fit(p);
+    return;
+  }
+  if (p->writes_failed == 0 && now - p->starved_ns < p->timeout_ns)
+    return;
+  for (uint32_t left = p->starved.length; left > 0; left--) {
+    um_frame_id id = um_queue_pop(p, &p->starved);
+    um_frame *f = &p->frames[id];
+    if (now >= f->fault_ns && now - f->fault_ns >= p->timeout_ns) {
+      f->give_up = true;
+      feed(p, id);
+    } else {
+      um_queue_push(p, &p->starved, id);
+    }
   }
 }
 

@@ -132,17 +132,20 @@ int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count,
 static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
   um_word w = um_page_load(r, page);
   for (;;) {
-    enum um_state state = (w & UM_LOST)                  ? UM_FAILED
-                          : (code || (w & UM_REDIRTIED)) ? UM_DIRTY
-                          : evict                        ? UM_EVICTING
-                                                         : UM_CLEAN;
+    enum um_state state = (code || (w & UM_REDIRTIED)) ? UM_DIRTY : evict ? UM_EVICTING : UM_CLEAN;
     if (w & UM_BUSY) { /* the leader is unprotecting it */
       sched_yield();
       w = um_page_load(r, page);
       continue;
     }
-    if (state == UM_FAILED)
-      atomic_store(&r->tainted, true); /* before anybody can see its bytes */
+    if (w & UM_LOST) {
+      if (!um_page_change(r, page, &w, w | UM_BUSY))
+        continue;
+      um_uffd_protect(r->pager->uffd, um_page_address(r, page), um_page_memory(r, page));
+      atomic_store(&r->tainted, true);
+      um_page_release(r, page, UM_FAILED);
+      return UM_FAILED;
+    }
     if (!um_page_change(r, page, &w, um_word_make(state, state == UM_EVICTING ? w & UM_WAITER : 0, um_word_frame(w))))
       continue;
     if ((w & UM_WAITER) && state != UM_EVICTING)
