@@ -201,9 +201,7 @@ class Region(mmap.mmap):
                         f"{format_size(self._pager.memory)}: the store is too slow or failing"
                     )
                 stalled = done[0]
-        if code == -errno.EDEADLK:
-            self[start : start + view.nbytes] = bytes(view)
-        elif code:
+        if code:
             raise make_store_error(-code, op=OP_MEMORY, offset=start, length=view.nbytes)
         self.check()
 

@@ -62,6 +62,8 @@ int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bo
       return code;
     memset((char *)w->staging + data, 0, n - data);
     um_gate_enter_wait(r);
+    if (!protect)
+      um_page_open(r, first, count);
     code = r->pager->mechanism->place(r, r->address + start + done, w->staging, n, protect);
     um_gate_leave(r);
     if (code)
@@ -152,7 +154,7 @@ static bool claim(um_pager *p, um_region *r, um_frame_id id, bool reserved) {
 
 static void give_up(um_pager *p, um_region *r, um_frame_id id) {
   uint64_t page = p->frames[id].page, cost = um_page_cost(r, page);
-  um_error error;
+  um_error error, write_error;
   if (!reserve_kept(p, cost)) {
     starve(p, id, cost); /* the next tick gives it up again */
     return;
@@ -160,11 +162,11 @@ static void give_up(um_pager *p, um_region *r, um_frame_id id) {
   if (!claim(p, r, id, true))
     return;
   pthread_mutex_lock(&p->lock);
-  error = p->write_error;
+  write_error = p->write_error;
   pthread_mutex_unlock(&p->lock);
-  if (error.code == 0)
-    um_error_set(&error, ENOMEM, UM_OP_MEMORY, page << r->page_shift, um_page_memory(r, page),
-                 "no memory came free within the budget: every page is being written or too young to go");
+  um_error_set(&error, write_error.code ? write_error.code : ENOMEM, UM_OP_READ, page << r->page_shift,
+               um_run_bytes(r, page, 1), "no memory came free for this page: %s",
+               write_error.code ? write_error.text : "all of the budget is being written or too young to go");
   fail(p, r, id, &error);
 }
 
@@ -195,7 +197,9 @@ void um_fill_demand(um_worker *w, um_frame_id id) {
   }
   UM_COUNT(r, fills, 1);
   um_gate_enter_wait(r);
-  if (f->write && pieces)
+  if (f->write && pieces) {
+    um_page_open(r, page, 1);
     um_uffd_unprotect(p->uffd, um_page_address(r, page), length);
+  }
   place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
 }
