@@ -122,13 +122,14 @@ static void note(um_job *job, int code, const um_error *error) { /* pager->lock 
     job->cancelled = true;
 }
 
-/* A page of ours is WRITING for somebody else; that ends within the store's deadline. */
-static void wait_for_write(um_region *r, uint64_t page) {
+/* A page of ours is WRITING for somebody else, which ends within the store's deadline, or about to become DIRTY. */
+static void wait_for_owner(um_region *r, uint64_t page) {
   um_pager *p = r->pager;
   um_gate_leave(r);
   pthread_mutex_lock(&p->lock);
-  if (um_word_state(um_page_load(r, page)) == UM_WRITING)
-    um_wait_until(&p->progress, &p->lock, um_now_ns() + 5000000);
+  enum um_state state = um_word_state(um_page_load(r, page));
+  if (state == UM_WRITING || state == UM_FILLING) /* nobody tells the end of a fill */
+    um_wait_until(&p->progress, &p->lock, um_now_ns() + (state == UM_WRITING ? 5000000 : 100000));
   pthread_mutex_unlock(&p->lock);
   um_gate_enter_wait(r);
 }
@@ -177,8 +178,14 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
         last = page;
       break;
     case UM_WRITING:
-      wait_for_write(r, page);
+      wait_for_owner(r, page);
       continue;
+    case UM_FILLING: /* Race: flush against fill. It is open: a write that came before the flush may be in it. */
+      if (job->kind == UM_JOB_FLUSH && (word & UM_OPEN)) {
+        wait_for_owner(r, page);
+        continue;
+      }
+      break;
     case UM_CLEAN:
     case UM_FAILED:
       if (job->kind == UM_JOB_EVICT) {

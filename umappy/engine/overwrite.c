@@ -26,6 +26,7 @@ static int place_run(um_region *r, uint64_t first, uint64_t count, const void *f
   um_pager *p = r->pager;
   uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count);
   uint64_t whole = data / um_host_page * um_host_page; /* the rest of a last host page is written after */
+  um_page_open(r, first, count);
   int code = whole ? p->mechanism->place(r, um_page_address(r, first), from, whole, false) : 0;
   if (code == 0 && whole < memory) {
     char tail[1 << 16] = {0}; /* host pages are at most that */

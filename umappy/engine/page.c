@@ -27,19 +27,21 @@ static void check(um_region *r, um_word from, um_word to) {
 #define check(r, from, to) ((void)0)
 #endif
 
-static bool is_dirty(enum um_state s) {
-  return s == UM_DIRTY || s == UM_WRITING;
+static bool is_dirty(um_word w) {
+  enum um_state s = um_word_state(w);
+  return s == UM_DIRTY || s == UM_WRITING || (s == UM_FILLING && (w & UM_OPEN));
 }
 
 static bool is_resident(enum um_state s) {
   return s != UM_ABSENT && s != UM_FILLING;
 }
 
-static void count(um_region *r, uint64_t page, enum um_state from, enum um_state to) {
+static void count(um_region *r, uint64_t page, um_word before, um_word after) {
+  enum um_state from = um_word_state(before), to = um_word_state(after);
   uint64_t bytes = um_page_memory(r, page);
-  if (is_dirty(from) != is_dirty(to)) {
+  if (is_dirty(before) != is_dirty(after)) {
     _Atomic uint32_t *dirty = &r->spans[um_words_span(r, page)].dirty;
-    if (is_dirty(to)) {
+    if (is_dirty(after)) {
       atomic_fetch_add(&r->dirty, bytes);
       atomic_fetch_add(dirty, 1);
     } else {
@@ -57,16 +59,16 @@ static void count(um_region *r, uint64_t page, enum um_state from, enum um_state
 
 bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desired) {
   check(r, *expected, desired);
-  enum um_state from = um_word_state(*expected), to = um_word_state(desired);
+  um_word from = *expected;
   /* A page must be counted as dirty before anybody can see it so: a flush that finds the count zero skips the span. */
-  bool early = !is_dirty(from) && is_dirty(to);
+  bool early = !is_dirty(from) && is_dirty(desired);
   if (early)
-    count(r, page, from, to);
+    count(r, page, from, desired);
   bool changed = atomic_compare_exchange_strong(&r->words[page], expected, desired);
   if (changed && !early)
-    count(r, page, from, to);
+    count(r, page, from, desired);
   else if (!changed && early)
-    count(r, page, to, from);
+    count(r, page, desired, from);
   return changed;
 }
 
@@ -96,6 +98,14 @@ bool um_page_take(um_region *r, uint64_t page) {
 
 void um_page_wake(um_region *r, uint64_t first, uint64_t count_) {
   um_uffd_wake(r->pager->uffd, um_page_address(r, first), um_run_memory(r, first, count_));
+}
+
+void um_page_open(um_region *r, uint64_t first, uint64_t count_) {
+  for (uint64_t page = first; page < first + count_; page++) {
+    um_word w = um_page_load(r, page);
+    while (!um_page_change(r, page, &w, w | UM_OPEN))
+      ;
+  }
 }
 
 um_word um_page_release(um_region *r, uint64_t page, enum um_state state) {

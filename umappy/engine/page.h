@@ -39,6 +39,7 @@ enum um_state {
 #define UM_WAITER 0x20u    /* a fault message came meanwhile: the owner wakes when it lets go */
 #define UM_REDIRTIED 0x40u /* WRITING: written to again since it was protected */
 #define UM_COPYING 0x80u   /* WRITING: the evictor is still copying it */
+#define UM_OPEN 0x200u     /* FILLING: writable memory may be in place already, so it counts as dirty */
 #define UM_LOST 0x100u     /* WRITING: dropped under us while it was being copied */
 #define UM_FRAME_SHIFT 32
 
@@ -79,6 +80,10 @@ bool um_page_claim(um_region *r, uint64_t page, um_frame_id frame);
 
 /* The same with a descriptor of its own; false: nothing is reserved any more. */
 bool um_page_take(um_region *r, uint64_t page);
+
+/* FILLING pages whose memory is about to become writable: somebody may write to it before they are DIRTY, and a flush
+ * that comes after that write must not pass them by. */
+void um_page_open(um_region *r, uint64_t first, uint64_t count);
 
 /* The owner lets go: the page gets `state`, keeps its frame, loses every flag; whoever waited is woken. Returns the
  * word as it was. For every state but ABSENT (that is um_page_absent). */
