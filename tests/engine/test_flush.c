@@ -141,6 +141,26 @@ static void test_writes_completed_before_a_flush_are_in_the_store_after_it(void)
   rig_end(&r);
 }
 
+static void flush_after_the_first_write(uint64_t page_size) {
+  rig r;
+  rig_open(&r, &(rig_options){.size = 8 * page_size, .page_size = page_size});
+  for (uint64_t i = 1; i <= 64; i++) { /* each finds its page absent */
+    uint64_t offset = i % 8 * page_size + page_size / 2;
+    rig_write(&r, offset, i);
+    CHECK_EQUAL(rig_flush(&r), 0);
+    CHECK_EQUAL(rig_file_word(&r, offset), i);
+    CHECK_EQUAL(rig_evict(&r, 0, r.size), 0);
+  }
+  rig_close(&r);
+  rig_end(&r);
+}
+
+/* The thread that writes may run on, and flush, before the filler that let it has said that the page is dirty. */
+static void test_write_that_brought_its_page_in_is_seen_by_the_next_flush(void) {
+  flush_after_the_first_write(4096);
+  flush_after_the_first_write(2 << 20);
+}
+
 static void test_neighbours_are_written_by_one_call(void) {
   rig r;
   rig_open(&r, &(rig_options){.size = 64 << 12, .memory = 4 << 20});
@@ -196,6 +216,7 @@ int main(void) {
   RUN(test_write_during_a_flush_leaves_the_page_dirty_for_the_next);
   RUN(test_write_after_a_flush_is_seen);
   RUN(test_writes_completed_before_a_flush_are_in_the_store_after_it);
+  RUN(test_write_that_brought_its_page_in_is_seen_by_the_next_flush);
   RUN(test_neighbours_are_written_by_one_call);
   RUN(test_store_that_refuses_leaves_pages_dirty_until_it_takes_them);
   RUN(test_store_that_fails_to_flush_is_flushed_again);
