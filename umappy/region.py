@@ -93,14 +93,18 @@ class Region(mmap.mmap):
                 )
             if code:
                 _raise_create(code, size, page_size, pager)
+            self._store, self._store_pointer, self._pager = store, store_pointer, pager
+            self._page_size, self._address, self._writable = page_size, address, writable
+            self._close_lock = threading.RLock()
+            self._handle = Handle(out[0], "the region")
         except BaseException:
-            store._reclaim(store_pointer)
+            if out[0] != ffi.NULL:  # Ctrl-C, a moment ago
+                _gate_close(int(ffi.cast("uintptr_t", out[0])), True, GATE_MS)
             mmap.mmap.close(self)
+            if out[0] != ffi.NULL:
+                lib.um_region_forget(out[0])
+            store._reclaim(store_pointer)
             raise
-        self._store, self._store_pointer, self._pager = store, store_pointer, pager
-        self._page_size, self._address, self._writable = page_size, address, writable
-        self._close_lock = threading.RLock()
-        self._handle = Handle(out[0], "the region")
         _delivery.watch(self)
         return self
 
