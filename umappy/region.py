@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import operator
 import os
 import sys
 import threading
@@ -183,8 +184,9 @@ class Region(mmap.mmap):
         The same as `region[offset:offset + n] = data` for whoever reads the region. Raises ValueError when it does not
         fit, TypeError in mode "r", TimeoutError when no memory comes free.
         """
-        view = memoryview(data).cast("B")
-        start = offset.__index__()
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else memoryview(b"")  # shapes with a zero cannot be cast
+        start = operator.index(offset)
         if start < 0 or start + view.nbytes > len(self):
             raise ValueError(
                 f"{view.nbytes} bytes at offset {start} do not fit a region of {len(self)} bytes; offsets count from 0"
@@ -255,7 +257,7 @@ class Region(mmap.mmap):
         MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL are accepted and change nothing; others are a ValueError.
         """
         begin, size = self._check_range(start, length)
-        what, advice = slice(begin, begin + size), option.__index__()
+        what, advice = slice(begin, begin + size), operator.index(option)
         if advice == mmap.MADV_WILLNEED:
             self.prefetch(what)
         elif advice == mmap.MADV_DONTNEED:
@@ -400,8 +402,8 @@ class Region(mmap.mmap):
             raise make_forked_error()
         if self.closed:
             raise ClosedError("the region is closed")
-        start = offset.__index__()
-        length = len(self) - start if size is None else size.__index__()
+        start = operator.index(offset)
+        length = len(self) - start if size is None else operator.index(size)
         if start < 0 or length < 0 or start + length > len(self):
             raise ValueError(f"{length} bytes at offset {start} do not lie in a region of {len(self)} bytes")
         return start, length

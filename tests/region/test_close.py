@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from umappy.stores.testing import make_bytes
 MapStore = Callable[..., umappy.Region]
 MakeFile = Callable[..., Path]
 MakePager = Callable[..., umappy.Pager]
-RunPython = Callable[..., object]
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 SIZE = (1 << 20) + 77
 
@@ -50,6 +51,16 @@ def test_close_with_discard_keeps_what_was_flushed(region: umappy.Region, path: 
     region[:4096] = b"\1" * 4096
     region.close(discard=True)
     assert path.read_bytes()[:4096] == bytes(4096)
+
+
+def test_close_with_discard_and_a_living_view_raises_and_gives_nothing_up(region: umappy.Region, path: Path) -> None:
+    region[:] = make_bytes(2, SIZE)
+    with memoryview(region) as view:
+        with pytest.raises(BufferError):
+            region.close(discard=True)
+        assert view == make_bytes(2, SIZE)
+    region.close()
+    assert path.read_bytes() == make_bytes(2, SIZE)
 
 
 def test_close_again_does_nothing(region: umappy.Region) -> None:
@@ -316,7 +327,7 @@ def test_exit_with_dirty_regions_writes_them(run_python: RunPython, path: Path) 
     parts = [path.with_suffix(f".{i}") for i in range(3)]
     for part in parts:
         part.write_bytes(make_bytes(1, SIZE))
-    run_python(
+    done = run_python(
         """
         regions = [umappy.umap(p, mode="r+") for p in sys.argv[1:]]
         for region in regions:
@@ -329,12 +340,13 @@ def test_exit_with_dirty_regions_writes_them(run_python: RunPython, path: Path) 
         """,
         *parts,
     )
+    assert done.stderr == ""
     for part in parts:
         assert part.read_bytes() == b"\x07" * SIZE
 
 
 def test_exit_while_daemon_threads_write_ends_and_has_the_writes_before_it(run_python: RunPython, path: Path) -> None:
-    run_python(
+    done = run_python(
         """
         pager = umappy.Pager("512KiB", fillers=1, evictors=1)
         region = umappy.umap(sys.argv[1], mode="r+", page_size=4096, pager=pager)
@@ -354,4 +366,5 @@ def test_exit_while_daemon_threads_write_ends_and_has_the_writes_before_it(run_p
         """,
         path,
     )
+    assert done.stderr == ""
     assert path.read_bytes()[: SIZE // 2] == b"\x07" * (SIZE // 2)

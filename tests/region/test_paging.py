@@ -180,6 +180,12 @@ def test_flush_of_a_range_outside_raises(region: umappy.Region, offset: int, siz
         region.flush(offset, size)
 
 
+@pytest.mark.parametrize("method", ["flush", "residency", "madvise", "overwrite"])
+def test_offset_of_another_type_raises(region: umappy.Region, method: str) -> None:
+    with pytest.raises(TypeError, match="integer"):
+        getattr(region, method)(1.5, b"")
+
+
 def test_evict_takes_pages_out_and_tells_how_many_bytes(region: umappy.Region) -> None:
     touch(region, [0, 1, 2])
     assert region.evict() == 3 * PAGE
@@ -328,6 +334,17 @@ def test_overwrite_takes_any_contiguous_buffer(region: umappy.Region, dtype: obj
     data = np.frombuffer(make_bytes(4, 4000), dtype)  # type: ignore[call-overload]
     region.overwrite(9, data)
     assert region[9:4009] == data.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3)])
+def test_overwrite_with_nothing_changes_nothing(region: umappy.Region, shape: tuple[int, ...]) -> None:
+    region.overwrite(SIZE, np.empty(shape))
+    assert region[:] == make_bytes(1, SIZE)
+
+
+def test_overwrite_with_what_is_not_contiguous_raises(region: umappy.Region) -> None:
+    with pytest.raises(TypeError, match="contiguous"):
+        region.overwrite(0, np.zeros((4, 4), np.uint8)[:, 1:3])
 
 
 @pytest.mark.parametrize("shift", [-PAGE, -5, 0, 5, PAGE])

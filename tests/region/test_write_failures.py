@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ MapStore = Callable[..., umappy.Region]
 MakeFile = Callable[..., Path]
 MakePager = Callable[..., umappy.Pager]
 Mount = Callable[..., Path]
-RunPython = Callable[..., "object"]
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 PAGE = 4096
 SIZE = 8 * PAGE + 100
@@ -285,7 +286,7 @@ def test_garbage_region_that_cannot_be_written_is_kept_and_written_at_exit(run_p
         path,
     )
     assert path.read_bytes() == b"\x07" * SIZE
-    assert "keeps dirty pages until exit" in done.stderr  # type: ignore[attr-defined]
+    assert "keeps dirty pages until exit" in done.stderr
 
 
 def test_exit_with_a_store_that_fails_for_good_ends_and_says_what_is_lost(run_python: RunPython, path: Path) -> None:
@@ -299,7 +300,7 @@ def test_exit_with_a_store_that_fails_for_good_ends_and_says_what_is_lost(run_py
         path,
     )
     assert path.read_bytes() == DATA
-    assert "No space left on device" in done.stderr  # type: ignore[attr-defined]
+    assert "No space left on device" in done.stderr
 
 
 def test_exit_with_a_store_that_hangs_ends_at_its_deadline(run_python: RunPython, path: Path) -> None:
@@ -315,7 +316,7 @@ def test_exit_with_a_store_that_hangs_ends_at_its_deadline(run_python: RunPython
         path,
     )
     assert time.monotonic() - begin < 20
-    assert "umappy" in done.stderr  # type: ignore[attr-defined]
+    assert "umappy" in done.stderr
 
 
 def test_flush_of_a_slow_store_can_be_interrupted_and_goes_on(run_python: RunPython, path: Path) -> None:
