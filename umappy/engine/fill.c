@@ -122,7 +122,7 @@ static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
   uint64_t page = f->page, length = um_page_memory(r, page);
   um_gate_enter_wait(r);
   UM_COUNT(r, fill_errors, 1);
-  um_memory_drop(um_page_address(r, page), length);
+  um_memory_drop(r, um_page_address(r, page), length);
   if (um_fill_place_failed(r, page, !f->write) == 0) {
     atomic_store(&r->tainted, true);
     um_error_record(r, error, f->thread_id);
@@ -130,7 +130,7 @@ static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
     return;
   }
   /* The kernel has no memory for it either. Not a page we can answer for: the thread faults again. */
-  um_memory_drop(um_page_address(r, page), length);
+  um_memory_drop(r, um_page_address(r, page), length);
   um_page_absent(r, page);
   um_gate_leave(r);
   um_budget_release(p, length);

@@ -234,7 +234,7 @@ _Noreturn void um_fatal(const char *what);
 extern uint64_t um_host_page;
 void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
 void um_memory_unmap(void *address, uint64_t length);
-int um_memory_drop(uintptr_t address, uint64_t length);
+int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
 
 /* page geometry */
 static inline uintptr_t um_page_address(const um_region *r, uint64_t page) {

@@ -8,8 +8,7 @@ static int copy_place(um_region *r, uintptr_t to, const void *from, uint64_t len
 }
 
 static int copy_drop(um_region *r, uintptr_t address, uint64_t length) {
-  (void)r;
-  return um_memory_drop(address, length);
+  return um_memory_drop(r, address, length);
 }
 
 const um_mechanism um_mechanism_copy = {"copy", copy_place, copy_drop};

@@ -29,11 +29,12 @@ void um_memory_unmap(void *address, uint64_t length) {
     munmap(address, length);
 }
 
-int um_memory_drop(uintptr_t address, uint64_t length) {
+int um_memory_drop(um_region *r, uintptr_t address, uint64_t length) {
   if (madvise((void *)address, length, MADV_DONTNEED) == 0)
     return 0;
-  /* EINVAL: the user locked it (mlock, mlockall(MCL_CURRENT)); the budget is the stronger promise. */
-  if (errno != EINVAL || munlock((void *)address, length))
+  /* EINVAL: the user locked it (mlock, mlockall(MCL_CURRENT)); the budget is the stronger promise. All of it at once:
+   * page by page would cut the mapping into more pieces than the kernel allows. */
+  if (errno != EINVAL || munlock((void *)r->address, r->mapped))
     return -errno;
   return madvise((void *)address, length, MADV_DONTNEED) ? -errno : 0;
 }

@@ -34,7 +34,7 @@ static int place_run(um_region *r, uint64_t first, uint64_t count, const void *f
     code = p->mechanism->place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
   }
   if (code) {
-    um_memory_drop(um_page_address(r, first), memory);
+    um_memory_drop(r, um_page_address(r, first), memory);
     for (uint64_t page = first; page < first + count; page++) {
       um_page_absent(r, page);
       um_budget_release(p, um_page_memory(r, page));

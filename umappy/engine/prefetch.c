@@ -8,7 +8,7 @@
 
 static void give_back(um_region *r, uint64_t first, uint64_t count) {
   um_pager *p = r->pager;
-  um_memory_drop(um_page_address(r, first), um_run_memory(r, first, count));
+  um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
   for (uint64_t page = first; page < first + count; page++) {
     um_page_absent(r, page);
     um_budget_release(p, um_page_memory(r, page));

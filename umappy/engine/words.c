@@ -86,7 +86,7 @@ static void span_drop(um_region *r, uint64_t span) {
   uintptr_t end = start + (1ull << r->span_shift);
   start = um_max(start, r->address);
   end = um_min(end, r->address + r->mapped);
-  um_memory_drop(start, end - start);
+  um_memory_drop(r, start, end - start);
 }
 
 /* Reserved already, by who claims the page. */
