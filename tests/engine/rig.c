@@ -136,6 +136,10 @@ void rig_discard(rig *r) {
   unmap_and_forget(r);
 }
 
+__attribute__((noinline, no_sanitize("thread"))) uint64_t rig_peek(const rig *r, uint64_t offset) {
+  return *(volatile uint64_t *)(r->bytes + offset);
+}
+
 uint64_t rig_file_word(const rig *r, uint64_t offset) {
   uint64_t word = 0;
   CHECK(pread(r->fd, &word, sizeof word, (off_t)offset) > 0);

@@ -54,6 +54,7 @@ uint8_t *rig_map(uint64_t size);
 static inline uint64_t rig_read(const rig *r, uint64_t offset) {
   return __atomic_load_n((uint64_t *)(r->bytes + offset), __ATOMIC_RELAXED);
 }
+uint64_t rig_peek(const rig *r, uint64_t offset); /* races with a memcpy on purpose; ThreadSanitizer looks away */
 static inline void rig_write(const rig *r, uint64_t offset, uint64_t value) {
   __atomic_store_n((uint64_t *)(r->bytes + offset), value, __ATOMIC_RELAXED);
 }

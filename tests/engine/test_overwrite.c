@@ -90,7 +90,7 @@ typedef struct user {
 static void *read_on(void *argument) {
   user *u = argument;
   for (; !atomic_load(&u->stop); u->turns++) {
-    uint64_t offset = rig_random(&u->random) % u->rig->size / 8 * 8, word = rig_read(u->rig, offset);
+    uint64_t offset = rig_random(&u->random) % u->rig->size / 8 * 8, word = rig_peek(u->rig, offset);
     CHECK(word == rig_word(offset) || word == *(const uint64_t *)(u->bytes + offset));
   }
   return NULL;

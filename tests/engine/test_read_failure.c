@@ -150,7 +150,7 @@ static void test_slow_store_is_read_by_all_fillers_at_once(void) {
   for (int i = 0; i < 8; i++)
     pthread_join(threads[i], NULL);
   uint64_t took = now_ns() - began;
-  CHECK(took >= 100000000 && took < 400000000 * SLOWER); /* one after another it would be 800 ms */
+  CHECK(took >= 100000000 && took < 400000000ull * SLOWER); /* one after another it would be 800 ms */
   um_stats s = rig_stats(&r);
   uint64_t slow = 0;
   for (int i = 26; i < UM_HISTOGRAM_BUCKETS; i++) /* 67 ms and more */
