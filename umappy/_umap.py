@@ -8,7 +8,7 @@ from typing import SupportsIndex
 
 from umappy._engine import lib
 from umappy.config import Config, config
-from umappy.pager import Pager, default_pager
+from umappy.pager import Pager, default_pager, make_budget_error
 from umappy.region import Region
 from umappy.sizes import format_size, parse_size
 from umappy.stores import FileStore, Store
@@ -109,10 +109,17 @@ def _choose_size(store: Store, size: int | None) -> int:
 
 
 def _choose_page_size(wanted: int | str, pager: Pager) -> int:
-    if isinstance(wanted, int):
-        return wanted
+    """Fails where the pager cannot hold such pages: before a file is opened, which mode "w+" would empty."""
     stats = pager.stats()
+
+    def fits(size: int) -> bool:
+        return lib.um_pager_memory_min(size, stats.fillers, stats.evictors) <= pager.memory
+
+    if isinstance(wanted, int):
+        if not fits(wanted):
+            raise make_budget_error(pager.memory, wanted, stats.fillers, stats.evictors)
+        return wanted
     size = PAGE_SIZE_AUTO
-    while size > PAGE_SIZE_LEAST and lib.um_pager_memory_min(size, stats.fillers, stats.evictors) > pager.memory:
+    while size > PAGE_SIZE_LEAST and not fits(size):
         size //= 2
     return size

@@ -105,6 +105,18 @@ def test_mode_w_plus_without_size_raises_and_leaves_the_file(path: Path) -> None
     assert path.read_bytes() == make_bytes(1, SIZE)
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_mode_w_plus_in_a_pager_that_cannot_take_it_raises_and_leaves_the_file(
+    path: Path, make_pager: MakePager, is_closed: bool
+) -> None:
+    pager = make_pager()
+    if is_closed:
+        pager.close()
+    with pytest.raises((umappy.BudgetError, umappy.ClosedError)):
+        umappy.umap(path, SIZE, mode="w+", page_size="64MiB", pager=pager)
+    assert path.read_bytes() == make_bytes(1, SIZE)
+
+
 def test_mode_x_creates_the_file(map_store: MapStore, tmp_path: Path) -> None:
     region = map_store(tmp_path / "new", 4097, mode="x")
     region[:3] = b"abc"
