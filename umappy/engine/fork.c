@@ -192,6 +192,7 @@ void um_exit_flush(void) {
       else if (code)
         fprintf(stderr, "umappy: at exit: dirty pages are lost: %s (offset %llu, %s)\n", error.text,
                 (unsigned long long)error.offset, strerror(error.code));
+      um_job_release(jobs[i]);
     }
     free(jobs);
   }
