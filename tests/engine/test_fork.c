@@ -143,6 +143,7 @@ static void *make_on(void *argument) {
 
 static void test_forks_while_all_goes_on_around_them(void) {
   rig r;
+  uint64_t random = 11;
   _Atomic bool stop = false;
   user users[4];
   pthread_t threads[4];
@@ -152,7 +153,7 @@ static void test_forks_while_all_goes_on_around_them(void) {
     threads[i] = rig_thread(i < 2 ? fault_on : i < 3 ? flush_on : make_on, &users[i]);
   }
   for (uint64_t i = 0; i < 100; i++) {
-    rig_child(touch, &(touching){&r, rig_random(&users[0].random) % r.size / 8 * 8, i % 2}, SIGSEGV);
+    rig_child(touch, &(touching){&r, rig_random(&random) % r.size / 8 * 8, i % 2}, SIGSEGV);
     if (i % 10 == 0 && CHILD_MAY_ALLOCATE_AMID_THREADS)
       rig_child(use_a_rig, NULL, 0);
   }
