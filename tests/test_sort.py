@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import umappy
-from umappy._sort import merge, runs, scratch
+from umappy._sort import job, merge, runs, scratch
 from umappy._sort.keys import NumberOrdering
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -53,14 +54,41 @@ def test_sort_reads_and_writes_each_byte_twice(tmp_path: Path) -> None:
     assert 1.95 * numbers.nbytes <= stats.bytes_read <= 2.35 * numbers.nbytes
 
 
-def test_sort_of_what_fits_reads_and_writes_each_byte_once(pager: umappy.Pager, tmp_path: Path) -> None:
-    numbers = make_file(tmp_path / "data", 3 * MIB // 8)
-    with umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region:
+@pytest.mark.parametrize(("size", "memory"), [(3 * MIB, 8 * MIB), (24 * MIB, 64 * MIB)])
+def test_sort_of_what_fits_reads_and_writes_each_byte_once(size: int, memory: int, tmp_path: Path) -> None:
+    numbers = make_file(tmp_path / "data", size // 8)
+    with (
+        umappy.Pager(memory=memory, fillers=2, evictors=1) as pager,
+        umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region,
+    ):
         umappy.sort(np.frombuffer(region, np.int64))
         region.flush()
         stats = pager.stats()
     assert stats.bytes_read <= 1.2 * numbers.nbytes  # what is fetched ahead may come late, and once more
     assert stats.bytes_written <= 1.05 * numbers.nbytes
+    assert np.fromfile(tmp_path / "data", np.int64).tobytes() == np.sort(numbers).tobytes()
+
+
+@pytest.mark.parametrize("count", [18 * MIB // 8, 5 * MIB])
+def test_sort_with_many_processors_gives_each_a_thread(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    threads: set[int] = set()
+    real = NumberOrdering.sort
+
+    def note_thread(self: NumberOrdering, buffer: Any) -> Any:
+        threads.add(threading.get_ident())
+        return real(self, buffer)
+
+    monkeypatch.setattr(NumberOrdering, "sort", note_thread)
+    numbers = make_file(tmp_path / "data", count)
+    with (
+        umappy.Pager(memory=32 * MIB, fillers=2, evictors=1) as pager,
+        umappy.umap(tmp_path / "data", mode="r+", pager=pager, page_size=16 * KIB) as region,
+    ):
+        umappy.sort(np.frombuffer(region, np.int64))
+    assert len(threads) >= 6
     assert np.fromfile(tmp_path / "data", np.int64).tobytes() == np.sort(numbers).tobytes()
 
 
@@ -72,7 +100,7 @@ def test_sort_of_more_than_one_merge_can_take_adds_a_pass(tmp_path: Path, monkey
         calls.append(sum(len(group) for group in args[3]))
         return real(*args, **options)
 
-    monkeypatch.setattr(sys.modules["umappy.sort"], "merge_runs", count_runs)
+    monkeypatch.setattr(job, "merge_runs", count_runs)
     numbers = make_file(tmp_path / "data", 8 * MIB // 8)
     with (
         umappy.Pager(memory=768 * KIB, fillers=1, evictors=1) as pager,
@@ -271,7 +299,7 @@ def test_sort_with_too_little_memory_names_what_is_needed(pager: umappy.Pager, t
     (tmp_path / "data").write_bytes(bytes(dtype.itemsize * 200))
     with (
         umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region,
-        pytest.raises(umappy.BudgetError, match=r"give \d+ bytes"),
+        pytest.raises(umappy.BudgetError, match=r"give about [\d.]+ MiB"),
     ):
         umappy.sort(np.frombuffer(region, dtype), memory="1MiB")
 
@@ -412,7 +440,7 @@ def test_sort_of_a_store_that_cannot_be_read_raises_and_leaves_it(
             os.truncate(tmp_path / "data", numbers.nbytes // 2)
             return real(*args, **options)
 
-        monkeypatch.setattr(sys.modules["umappy.sort"], "make_runs", truncate)
+        monkeypatch.setattr(job, "make_runs", truncate)
         with pytest.raises(umappy.StoreTruncatedError) as caught:
             umappy.sort(a)
         assert "as it was" in "".join(caught.value.__notes__)

@@ -1,8 +1,15 @@
-"""Letting go of arrays that a failure would keep alive."""
+"""After a failure: letting go of arrays it would keep alive, and of its echoes."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 import traceback
+
+from umappy.errors import StoreError
+
+# The pager raises an error of a fault in its thread, or the main thread, as soon as that is not inside the pager.
+ECHO_SECONDS = 0.1
 
 
 def release_frames(error: BaseException | None) -> None:
@@ -14,3 +21,16 @@ def release_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+
+
+def absorb_echoes(error: BaseException) -> None:
+    """Waits for what the pager may still raise in this thread about the same trouble as `error`, and drops it.
+
+    Otherwise it would arrive somewhere in the caller's program, or in the main thread once this one has ended.
+    """
+    if not isinstance(error, StoreError):
+        return
+    deadline = time.monotonic() + ECHO_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StoreError):
+            time.sleep(ECHO_SECONDS / 20)

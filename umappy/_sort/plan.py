@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
 import os
@@ -17,16 +18,29 @@ PIECE_BYTES = 128 << 10
 # Runs longer than this are not sorted or written faster, and a stop has to wait for them.
 RUN_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 20
+# Up to here one thread is as fast as several.
+SINGLE_BYTES = 16 << 20
+# Runs of a sort whose scratch is memory: enough to share out evenly and few enough to merge quickly.
+RUNS_IN_MEMORY_MAX = 64
 RUN_COUNT_MIN = 16
 FAN_IN_MIN = 2
+
+
+class Scratch(enum.Enum):
+    """Where runs are written before they are merged."""
+
+    NONE = enum.auto()  # one run is all
+    MEMORY = enum.auto()
+    REGION = enum.auto()
 
 
 @dataclass(frozen=True)
 class Plan:
     """The sizes of one sort."""
 
+    scratch: Scratch
     workers: int
-    private_bytes: int  # of the budget, for buffers and samples
+    private_bytes: int  # of the budget, for buffers, samples, and scratch in memory
     buffer_bytes: int  # each worker's: elements, and the space below
     space_bytes: int  # at its end, for a chunk and an element
     chunk_bytes: int  # written at once; a multiple of the page unless pages are large for the budget
@@ -36,67 +50,118 @@ class Plan:
     passes: int  # merge passes
     window_bytes: int  # how far a worker prefetches
 
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be sorted, through how much memory."""
+
+    count: int
+    ordering: Ordering
+    memory: int  # bytes
+    private: int  # of these, at most so many for buffers; the rest stays with the pager
+    page_size: int  # the largest of the regions involved
+    scratch_page: int  # of scratch regions
+
     @property
-    def in_memory(self) -> bool:
-        return self.passes == 0
+    def size(self) -> int:
+        return self.count * self.ordering.dtype.itemsize
+
+    @property
+    def element_bytes(self) -> int:
+        """What an element takes while it is sorted."""
+        return self.ordering.dtype.itemsize + self.ordering.work_bytes
 
 
-def make_plan(count: int, ordering: Ordering, memory: int, private: int, page_size: int, scratch_page: int) -> Plan:
-    """Returns the plan for sorting `count` elements through `memory` bytes, `private` of them for buffers.
+def make_plan(task: Task) -> Plan:
+    """Returns the plan; BudgetError when a buffer would not hold a handful of elements.
 
-    The rest stays with the pager, which reads and writes in pages of up to `page_size`, of `scratch_page` in scratch.
-    BudgetError when a buffer would not hold a handful of elements.
+    What fits is sorted in one buffer if it is small, else in several that are merged from memory to the output, so that
+    all processors have work; both read and write everything once.
     """
-    itemsize = ordering.dtype.itemsize
-    element = itemsize + ordering.work_bytes
-    chunk = max(page_size, min(CHUNK_BYTES, count * itemsize // 8))
-    if count * element + chunk + itemsize <= private:
-        space = chunk + itemsize
-        return Plan(
-            workers=1,
-            private_bytes=count * element + space,
-            buffer_bytes=count * itemsize + space,
-            space_bytes=space,
-            chunk_bytes=chunk,
-            run_count=count,
-            sample_step=count,
-            fan_in=1,
-            passes=0,
-            window_bytes=memory // 16,
-        )
+    single = _plan_single(task)
+    if single is not None and task.size <= SINGLE_BYTES:
+        return single
+    return _plan_in_memory(task) or single or _plan_in_region(task)
 
-    sample_bytes = private // 32
-    workers = max(2, min(WORKERS_MAX, len(os.sched_getaffinity(0)), private // (64 * page_size)))
-    share = (private - sample_bytes) // workers
-    chunk = max(page_size, CHUNK_BYTES)
+
+def _plan_single(task: Task) -> Plan | None:
+    chunk = max(task.page_size, min(CHUNK_BYTES, task.size // 8))
+    space = chunk + task.ordering.dtype.itemsize
+    if task.count * task.element_bytes + space > task.private:
+        return None
+    return Plan(
+        scratch=Scratch.NONE,
+        workers=1,
+        private_bytes=task.count * task.element_bytes + space,
+        buffer_bytes=task.size + space,
+        space_bytes=space,
+        chunk_bytes=chunk,
+        run_count=task.count,
+        sample_step=task.count,
+        fan_in=1,
+        passes=0,
+        window_bytes=task.memory // 16,
+    )
+
+
+def _plan_in_memory(task: Task) -> Plan | None:
+    workers = _count_workers(task)
+    room = task.private - task.size
+    plan = _plan_buffers(task, room, workers, Scratch.MEMORY, run_bytes_max=max(task.size // (4 * workers), 1))
+    if plan is None or plan.run_count * RUNS_IN_MEMORY_MAX < task.count:
+        return None
+    return plan
+
+
+def _plan_in_region(task: Task) -> Plan:
+    # Runs no longer than needed for one merge pass, as far as the budget goes.
+    useful = max(RUN_BYTES, 2 * math.isqrt(task.size * PIECE_BYTES))
+    plan = _plan_buffers(task, task.private, _count_workers(task), Scratch.REGION, run_bytes_max=useful)
+    if plan is not None:
+        return plan
+    itemsize = task.ordering.dtype.itemsize
+    run_least = max(RUN_COUNT_MIN, -(-FAN_IN_MIN * task.scratch_page // itemsize))
+    least = 2 * (run_least * task.element_bytes + CHUNK_BYTES // 16 + itemsize) * 32 // 31
+    raise BudgetError(
+        f"memory is {format_size(task.memory)}: too little to sort elements of {itemsize} bytes through pages of "
+        f"{format_size(task.page_size)}; give about {format_size(least + task.memory - max(0, task.private))}"
+    )
+
+
+def _count_workers(task: Task) -> int:
+    return max(2, min(WORKERS_MAX, len(os.sched_getaffinity(0)), task.private // (64 * task.page_size)))
+
+
+def _plan_buffers(task: Task, room: int, workers: int, scratch: Scratch, run_bytes_max: int) -> Plan | None:
+    """Shares `room` bytes out to `workers`; None when that is too little."""
+    itemsize = task.ordering.dtype.itemsize
+    sample_bytes = room // 32
+    share = (room - sample_bytes) // workers
+    chunk = max(task.page_size, CHUNK_BYTES)
     while chunk > 4096 and chunk > share // 16:
         chunk //= 2
     space = chunk + itemsize
-    # Runs no longer than needed for one merge pass, as far as the budget goes.
-    useful = max(RUN_BYTES, 2 * math.isqrt(count * itemsize * PIECE_BYTES))
-    run_count = min((share - space) // element, useful // itemsize)
-    piece = max(scratch_page, min(PIECE_BYTES, share // 32))
-    run_least = max(RUN_COUNT_MIN, FAN_IN_MIN * piece // itemsize)
-    if run_count < run_least:
-        least = workers * (run_least * element + space) * 32 // 31 + 1
-        raise BudgetError(
-            f"memory is {format_size(memory)}: too little to sort elements of {itemsize} bytes through pages of "
-            f"{format_size(page_size)}; give {least + memory - max(0, private)} bytes at least"
-        )
-    fan_in = run_count * itemsize // piece
-    runs = -(-count // run_count)
+    run_count = min((share - space) // task.element_bytes, run_bytes_max // itemsize)
+    piece = max(task.scratch_page, min(PIECE_BYTES, share // 32))
+    fan_in = run_count * itemsize // piece if scratch is Scratch.REGION else RUNS_IN_MEMORY_MAX
+    if run_count < RUN_COUNT_MIN or fan_in < FAN_IN_MIN:
+        return None
+    runs = -(-task.count // run_count)
     passes = next(number for number in itertools.count(1) if fan_in**number >= runs)
-    sample_step = max(1, (64 << 10) // itemsize, -(-count * ordering.key_dtype.itemsize // sample_bytes))
+    held = task.size if scratch is Scratch.MEMORY else 0
     return Plan(
+        scratch=scratch,
         workers=workers,
-        private_bytes=workers * (run_count * element + space) + sample_bytes,
+        private_bytes=workers * (run_count * task.element_bytes + space) + sample_bytes + held,
         buffer_bytes=run_count * itemsize + space,
         space_bytes=space,
         chunk_bytes=chunk,
         run_count=run_count,
-        sample_step=sample_step,
+        sample_step=max(
+            1, (64 << 10) // itemsize, -(-task.count * task.ordering.key_dtype.itemsize // max(1, sample_bytes))
+        ),
         # The smallest with which as many passes do.
         fan_in=next(number for number in itertools.count(2) if number**passes >= runs),
         passes=passes,
-        window_bytes=max(page_size, memory // (32 * workers)),
+        window_bytes=max(task.page_size, task.memory // (32 * workers)),
     )

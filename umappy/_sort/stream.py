@@ -55,27 +55,24 @@ class ByteStream:
     def read(self, ranges: Iterable[Range], destination: Bytes, check: Callable[[], None]) -> None:
         """Copies the ranges, one behind the other, to `destination`, calling `check` every now and then."""
         place = 0
-        ahead: deque[Range] = deque()
-        ahead_bytes = 0
+        ahead: deque[Range] = deque()  # prefetched, and to be read
         segments = self._cut(ranges)
-        more = True
-        while more or ahead:
-            while more and (not ahead or ahead_bytes < self.window_bytes):
-                segment = next(segments, None)
-                if segment is None:
-                    more = False
+        while True:
+            while sum(stop - start for start, stop in ahead) < self.window_bytes:
+                if (segment := next(segments, None)) is None:
                     break
                 self.prefetch(*segment)
                 ahead.append(segment)
-                ahead_bytes += segment[1] - segment[0]
             if not ahead:
                 break
             check()
             start, stop = ahead.popleft()
-            ahead_bytes -= stop - start
+            # A prefetch that is late would fill again what has been read and dropped; and it reads more at once than
+            # faults would.
+            self.prefetch(start, stop, wait=True)
             np.copyto(destination[place : place + stop - start], self.view(start, stop))
-            self.drop(start, stop)
             place += stop - start
+            self.drop(start, stop)
 
     def write(self, offset: int, source: Bytes) -> None:
         """Writes `source` at byte `offset`."""
@@ -101,9 +98,9 @@ class ByteStream:
                 yield start, end
                 start = end
 
-    def prefetch(self, start: int, stop: int) -> None:
+    def prefetch(self, start: int, stop: int, *, wait: bool = False) -> None:
         if self.region is not None and stop > start:
-            self.region.prefetch(slice(self.offset + start, self.offset + stop))
+            self.region.prefetch(slice(self.offset + start, self.offset + stop), wait=wait)
 
     def prefetch_ranges(self, ranges: Iterable[Range]) -> None:
         """Prefetches the ranges, as much as a reader's window."""

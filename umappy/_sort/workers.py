@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from umappy._sort.failure import absorb_echoes
+
 # How often the caller looks for errors and reports progress while the threads work.
 POLL_SECONDS = 0.05
 
@@ -119,10 +121,12 @@ class Workers(Generic[Task]):
                         return
                     work(task, buffer)
         except StoppedError:
-            pass
+            if self._failures:
+                absorb_echoes(self._failures[0])
         except BaseException as error:  # also what the pager raises in this thread: it goes to the caller
             self._failures.append(error)
             self._stop.set()
+            absorb_echoes(error)
 
 
 def _is_running(thread: threading.Thread) -> bool:
