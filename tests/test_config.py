@@ -5,22 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from umappy import config as config_module
 from umappy import limits
 from umappy.config import SETTINGS, Config
 
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Config:
-    """Settings of its own, in an environment that sets none."""
+    """Settings of its own, in an environment that sets none, on a machine that can give 1000 bytes."""
     for name in SETTINGS:
         monkeypatch.delenv(f"UMAPPY_{name.upper()}", raising=False)
+    monkeypatch.setattr(limits, "find_memory_limit", lambda root: limits.MemoryLimit(1000, root))
     return Config()
 
 
-def test_config_nothing_set_gives_defaults(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module.limits, "find_memory_limit", lambda root: limits.MemoryLimit(1000, root))
-    monkeypatch.setattr(Config.memory, "_default", limits.default_memory)
+def test_config_nothing_set_gives_defaults(config: Config) -> None:
     assert config.memory == 500
     assert (config.page_size, config.direct, config.uffd) == ("auto", "auto", "auto")
     assert config.timeout_seconds == 10.0
