@@ -1,9 +1,12 @@
 """The end of the process: what was written is in the file, whichever way it ends, and nothing hangs.
 
-Races are looked for by doing each many times: `ROUNDS` processes an ending, `at_exit` several at once.
+Races are looked for by doing each several times, two processes at once, and by a stress test that goes on for long.
 """
 
+import errno
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,7 +23,7 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 PAGE = 4096
 PAGES = 96
-ROUNDS = 4
+ROUNDS = 2
 WATCHDOG_SECONDS = 40
 
 PRELUDE = """
@@ -159,15 +162,33 @@ STATUSES = {"sys.exit": 3, "a region open in a with block": 3, "KeyboardInterrup
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_exit_leaves_every_write_in_the_file(tmp_path: Path, name: str) -> None:
-    def check(round_: int) -> None:
-        done, path, _ = run(tmp_path, ENDINGS[name], f"data-{round_}")
-        expected = STATUSES.get(name, 1 if "exception" in name else 0)
-        assert done.returncode == expected, done.stderr
-        assert "ValueError: unhandled" in done.stderr if expected == 1 else expected < 0 or not done.stderr, done.stderr
-        assert (np.fromfile(path, np.int64) == 7).all()
-
     with ThreadPoolExecutor(2) as at_once:
-        list(at_once.map(check, range(ROUNDS)))
+        list(at_once.map(lambda round_: check_ending(tmp_path, name, f"data-{round_}"), range(ROUNDS)))
+
+
+@pytest.mark.stress
+def test_exit_again_and_again_leaves_every_write_in_the_file(tmp_path: Path, stress_seconds: float) -> None:
+    end = time.monotonic() + stress_seconds
+
+    def check(thread: int) -> None:
+        for name in itertools.cycle(random.Random(thread).sample(list(ENDINGS), len(ENDINGS))):
+            if time.monotonic() >= end:
+                return
+            check_ending(tmp_path, name, f"data-{thread}")
+
+    with ThreadPoolExecutor(3) as at_once:
+        list(at_once.map(check, range(3)))
+
+
+def check_ending(tmp_path: Path, name: str, file_name: str) -> None:
+    done, path, _ = run(tmp_path, ENDINGS[name], file_name)
+    expected = STATUSES.get(name, 1 if "exception" in name else 0)
+    assert done.returncode == expected, f"{name}: {done.returncode}: {done.stderr}"
+    if expected == 1:
+        assert "ValueError: unhandled" in done.stderr
+    elif expected >= 0:
+        assert not done.stderr
+    assert (np.fromfile(path, np.int64) == 7).all(), name
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -226,7 +247,7 @@ def test_exit_with_daemon_threads_writing_keeps_what_they_had_finished(tmp_path:
             assert found[part::3].max() <= n + 1
 
     with ThreadPoolExecutor(2) as at_once:
-        list(at_once.map(check, range(3 * ROUNDS)))
+        list(at_once.map(check, range(4 * ROUNDS)))
 
 
 def test_exit_amid_evictions_of_a_large_region_leaves_every_write_in_the_file(tmp_path: Path) -> None:
@@ -272,7 +293,7 @@ def test_exit_with_a_failing_store_says_what_is_lost(tmp_path: Path, owner: str,
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("umappy: at exit: dirty pages are lost: ")
     assert "offset 0" in done.stderr
-    assert os.strerror(getattr(__import__("errno"), number)) in done.stderr
+    assert os.strerror(getattr(errno, number)) in done.stderr
     assert seconds < 20
     assert path.read_bytes() == bytes(PAGES * PAGE)
 

@@ -190,11 +190,10 @@ parent = subprocess.Popen([sys.executable, "-c", '''
 import os, signal, umappy
 region = umappy.umap("data", mode="r+", pager=umappy.Pager("4MiB"))
 region[0] = 1
-pid = os.fork()
-if pid == 0:
+if os.fork() == 0:
     signal.alarm(40)
+    print(os.getpid(), flush=True)  # now it has let go of the file
     signal.pause()
-print(pid, flush=True)
 signal.pause()
 '''], stdout=subprocess.PIPE, text=True) if make_file(64) else None
 child = int(parent.stdout.readline())

@@ -1,5 +1,6 @@
 """Resident memory stays within the budget, page tables included, whoever asks: our own status, smaps, and a cgroup."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,21 @@ MakeCgroup = Callable[[int], Path]
 # each), malloc's arenas; and the kernel's own counter of resident pages is off by up to 64 pages a core.
 SLACK = 2 << 20
 
+# Neither are the upper page tables, and the tables and counters of the bookkeeping itself, which stay until the region
+# is closed: per GiB of the range ever touched a PMD table, one for the words, 4 KiB of spans, 2 KiB of blocks.
+UPPER_BYTES_PER_GIB = 14 << 10
+
+# Before Linux 6.14 a page table stays when its range is dropped: 4 KiB for each 2 MiB ever touched.
+KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
+TABLES_STAY = KERNEL < (6, 14)
+
 BASELINE = (
     f"SLACK = {SLACK}\n"
     + """
 def warm_up():
     "Whatever Python and numpy allocate at first use, so that it is no part of the difference."
-    with umappy.Pager("4MiB") as pager, umappy.umap(make_file(64, name="warm"), mode="r+", page_size=4096, pager=pager) as warm:
+    path = make_file(64, name="warm")
+    with umappy.Pager("4MiB") as pager, umappy.umap(path, mode="r+", page_size=4096, pager=pager) as warm:
         view = np.frombuffer(warm, np.uint8)
         view[:: 64] += 1
         assert view.sum() > 0
@@ -81,13 +91,13 @@ def test_process_lives_in_a_cgroup_hardly_larger_than_the_budget(
     run_script: RunScript, make_cgroup: MakeCgroup, page_size: int
 ) -> None:
     """Page cache of the file goes by itself there; what is resident of ours, or of the kernel's tables, does not."""
-    memory = 64 << 20
+    memory = 48 << 20
     done = run_script(
         BASELINE
         + f"""
 warm_up()
-pager = umappy.Pager({memory}, fillers=4)
-region = umappy.umap(make_sparse(160 << 20), mode="r+", page_size={page_size}, pager=pager)
+pager = umappy.Pager({memory}, fillers=2, evictors=1)
+region = umappy.umap(make_sparse(112 << 20), mode="r+", page_size={page_size}, pager=pager)
 array = np.frombuffer(region, np.int64)
 array[::512] = np.arange(len(array) // 512)
 assert (array[::512] == np.arange(len(array) // 512)).all()
@@ -117,6 +127,7 @@ def test_page_tables_and_bookkeeping_of_a_tebibyte_are_part_of_the_budget(
 def _touch_each_table(
     run_script: RunScript, make_cgroup: MakeCgroup, *, size: int, memory: int, limit: int, seconds: int
 ) -> None:
+    staying = (size >> 30) * UPPER_BYTES_PER_GIB + (size // 512 if TABLES_STAY else 0)
     done = run_script(
         BASELINE
         + f"""
@@ -132,15 +143,16 @@ stats, tables = pager.stats(), read_status("VmPTE")[0]
 assert stats.read_faults == {size >> 21}
 assert stats.peak_used <= {memory}
 grown = sum(read_status("VmRSS", "VmPTE")) - before
-assert grown <= stats.used + SLACK, (grown, stats)
+assert grown <= stats.used + SLACK + {staying}, (grown, stats)
 region.evict()
 after, emptied = pager.stats(), read_status("VmPTE")[0]
 assert after.resident == 0
-assert emptied < 4 << 20, emptied
-print(f"{{stats.read_faults}} faults, {{took:.1f}} s, {{took / stats.read_faults * 1e6:.0f}} us each; VmPTE "
-      f"{{tables >> 10}} KiB, after evict {{emptied >> 10}} KiB; grown {{grown >> 10}} KiB, counted {{stats.used >> 10}} KiB")
+assert emptied < SLACK + {staying}, emptied
+print(f"{{stats.read_faults}} faults, {{took:.1f}} s, {{took / stats.read_faults * 1e6:.0f}} us each; "
+      f"VmPTE {{tables >> 10}} KiB, after evict {{emptied >> 10}} KiB; "
+      f"grown {{grown >> 10}} KiB, counted {{stats.used >> 10}} KiB")
 """,
-        cgroup=make_cgroup(limit),
+        cgroup=make_cgroup(limit + (size // 512 if TABLES_STAY else 0)),
         seconds=seconds,
     )
     print(done.stdout)
