@@ -47,8 +47,7 @@
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
 #define UM_TICK_MS 100u      /* no wait of an engine thread is longer than ten of these */
-#define UM_FRAMES_PAID 1024u /* descriptors counted from the start, so that faults can be noted when memory is short   \
-                              */
+#define UM_FRAMES_PAID 1024u /* descriptors counted from the start: faults are noted when memory is short */
 #define UM_NIL 0u            /* frame 0 is never used */
 
 typedef uint64_t um_word;

@@ -2,11 +2,13 @@
 #include "mechanism.h"
 #include "page.h"
 
+/* clang-format off */
 #define FIELDS(X)                                                                                                      \
-  X(read_faults)                                                                                                       \
-  X(write_faults)                                                                                                      \
-  X(protect_faults) X(stale_faults) X(fills) X(prefetches) X(evictions) X(writes) X(store_reads) X(store_writes)       \
-      X(store_flushes) X(bytes_read) X(bytes_written) X(fill_errors) X(write_errors) X(retries)
+  X(read_faults) X(write_faults) X(protect_faults) X(stale_faults)                                                     \
+  X(fills) X(prefetches) X(evictions) X(writes)                                                                        \
+  X(store_reads) X(store_writes) X(store_flushes) X(bytes_read) X(bytes_written)                                       \
+  X(fill_errors) X(write_errors) X(retries)
+/* clang-format on */
 
 static uint64_t get(const _Atomic uint64_t *counter) {
   return atomic_load_explicit(counter, memory_order_relaxed);
