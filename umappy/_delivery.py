@@ -6,7 +6,8 @@ Python does not know that thread. It arrives at that thread's next check for suc
 is exact.
 
 A thread can have one such exception on its way. What fails before it arrives comes with it, as notes. None is sent to a
-thread that is inside a method of a region or a pager: there it could keep a lock from being released.
+thread that is inside a method of a region or a pager: there it could keep a lock from being released. Methods end with
+`Region.check`, which takes back what was held up by that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import sys
 import threading
 import weakref
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,7 @@ WAIT_MS = 1000
 RETRY_MS = 10
 """How soon a thread that could not be interrupted is looked at again."""
 _PACKAGE = os.path.dirname(__file__)
-_METHODS = {os.path.join(_PACKAGE, *name) for name in (("region.py",), ("pager.py",), ("_handle.py",))}
+_METHODS = {os.path.join(_PACKAGE, name) for name in ("region.py", "pager.py", "_handle.py", "_delivery.py")}
 _HELPERS = {contextlib.__file__, threading.__file__}
 
 _regions: weakref.WeakSet[Region] = weakref.WeakSet()
@@ -57,13 +59,33 @@ def start() -> None:
             _thread.start()
 
 
+def take_back(region: Region) -> StoreError | None:
+    """Returns the oldest failure of the region that was to be raised in this thread and has not been sent yet."""
+    me = threading.get_native_id()
+    with _sending:
+        for failure in _unsent:
+            if failure.thread_id == me and failure.region_id == id(region):
+                _unsent.remove(failure)
+                return failure.error
+    return None
+
+
 def _forget_in_child() -> None:
-    global _thread, _lock, _regions
-    _thread, _lock, _regions = None, threading.Lock(), weakref.WeakSet()
+    global _thread, _lock, _sending, _regions
+    _thread, _lock, _sending, _regions = None, threading.Lock(), threading.Lock(), weakref.WeakSet()
+    _unsent.clear()
     _on_its_way.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+@dataclass(frozen=True, eq=False)
+class _Failure:
+    thread_id: int
+    """The native id of the thread to raise it in."""
+    region_id: int
+    error: StoreError
 
 
 class _Batch:
@@ -75,49 +97,55 @@ class _Batch:
         self.has_arrived = False
 
 
+_sending = threading.Lock()
+"""Whoever has it sees each failure that is not raised yet, either here or in the engine."""
+_unsent: list[_Failure] = []
 _on_its_way: dict[int, _Batch] = {}
 """By the thread's native id, which unlike its ident is not that of the next thread at once. The delivery's alone."""
 
 
 def _deliver() -> None:
-    unsent: list[tuple[int, StoreError]] = []
     while True:
+        lib.um_pager_error_wait(RETRY_MS if _unsent else WAIT_MS)
         try:
-            if lib.um_pager_error_wait(RETRY_MS if unsent else WAIT_MS):
-                unsent += _collect()
-            unsent = _send(unsent)
+            _look()
         except Exception:
             log.exception("an error of a fault could not be delivered; Region.errors has it")
 
 
-def _collect() -> list[tuple[int, StoreError]]:
-    """The failures since the last time, each with the native id of the thread it happened to."""
+def _look() -> None:
     with _lock:
-        regions = list(_regions)
-    return [failure for region in regions for failure in iter(region._take_fault_error, None)]
+        regions = list(_regions)  # not let go of under a lock: the last reference to a region closes it
+    with _sending:
+        for region in regions:
+            while (failure := region._take_fault_error()) is not None:
+                _unsent.append(_Failure(failure[0], id(region), failure[1]))
+        if _unsent:
+            _send()
 
 
-def _send(failures: list[tuple[int, StoreError]]) -> list[tuple[int, StoreError]]:
-    """Returns those whose threads cannot be interrupted just now."""
-    if not failures:
-        return failures
+def _send() -> None:
+    """Sends what is unsent, but for threads that cannot be interrupted just now."""
     idents = {thread.native_id: thread.ident for thread in threading.enumerate()}
     main = threading.main_thread()
     for gone in _on_its_way.keys() - idents:
         del _on_its_way[gone]
-    later = []
-    for native_id, error in failures:
-        known = native_id if idents.get(native_id) else main.native_id
-        if known is None or (ident := idents.get(known)) is None:
-            log.error("a thread that no longer is met: %s", error)
+    for failure in tuple(_unsent):
+        if failure.thread_id not in idents and main.native_id is not None:
+            _unsent.remove(failure)
+            failure = replace(failure, thread_id=main.native_id)
+            _unsent.append(failure)
+        ident = idents.get(failure.thread_id)
+        if ident is None:
+            log.error("a thread that no longer is met: %s", failure.error)
         elif _is_inside(sys._current_frames().get(ident)):
-            later.append((native_id, error))
-        elif not _joins(known, error):
-            _on_its_way[known] = batch = _Batch(error)
+            continue
+        elif not _joins(failure):
+            batch = _Batch(failure.error)
             if not _set_async_exception(ident, _make_class(batch)):
-                later.append((native_id, error))  # it has just ended: next time it is the main thread's
-                del _on_its_way[known]
-    return later
+                continue  # it has just ended: next time it is the main thread's
+            _on_its_way[failure.thread_id] = batch
+        _unsent.remove(failure)
 
 
 def _is_inside(frame: FrameType | None) -> bool:
@@ -126,14 +154,14 @@ def _is_inside(frame: FrameType | None) -> bool:
     return frame is not None and frame.f_code.co_filename in _METHODS
 
 
-def _joins(native_id: int, error: StoreError) -> bool:
-    """Whether an exception that has yet to arrive in the thread takes `error` along."""
-    batch = _on_its_way.get(native_id)
+def _joins(failure: _Failure) -> bool:
+    """Whether an exception that has yet to arrive in the thread takes this one along."""
+    batch = _on_its_way.get(failure.thread_id)
     if batch is None:
         return False
-    batch.more.append(error)
-    if batch.has_arrived and error in batch.more:  # too late
-        batch.more.remove(error)
+    batch.more.append(failure.error)
+    if batch.has_arrived and failure.error in batch.more:  # too late
+        batch.more.remove(failure.error)
         return False
     return True
 

@@ -39,13 +39,14 @@ class Handle(Generic[Pointer]):
         return self._pointer is None
 
     @contextmanager
-    def use(self) -> Iterator[Pointer]:
-        """The pointer, for one call. ClosedError, ForkedRegionError."""
+    def use(self, *, wait: bool = True) -> Iterator[Pointer]:
+        """The pointer, for one call. ClosedError, without `wait` also while it is being closed; ForkedRegionError."""
         if self.is_forked:
             raise errors.make_forked_error()
         with self._changed:
-            self._wait(lambda: not self._closing)
-            if self._pointer is None:
+            if wait:
+                self._wait(lambda: not self._closing)
+            if self._closing or self._pointer is None:
                 raise errors.ClosedError(f"{self._name} is closed")
             pointer = self._pointer
             self._users += 1

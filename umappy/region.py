@@ -233,8 +233,9 @@ class Region(mmap.mmap):
         record = ffi.new("um_error *")
         with self._handle.use() as region:
             found = lib.um_region_error_next(region, record)
-        if found:
-            raise make_record_error(record)
+        error = make_record_error(record) if found else _delivery.take_back(self)
+        if error is not None:
+            raise error
 
     @property
     def errors(self) -> tuple[Exception, ...]:
@@ -388,7 +389,7 @@ class Region(mmap.mmap):
     def _take_fault_error(self) -> tuple[int, StoreError] | None:
         record = ffi.new("um_error *")
         try:
-            with self._handle.use() as region:
+            with self._handle.use(wait=False) as region:
                 if not lib.um_region_error_fault(region, record):
                     return None
         except ClosedError:

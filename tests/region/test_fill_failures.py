@@ -152,6 +152,20 @@ def read_and_wait(region: umappy.Region, read: Callable[[umappy.Region], object]
     wait_for_exception()
 
 
+def test_check_right_after_a_touch_raises_each_time(map_store: MapStore, make_file: MakeFile) -> None:
+    """The delivery is after the same failure just then; whoever is first, it arrives before check has returned."""
+    region = map_store(ErrorStore(FileStore(make_file(64 * PAGE)), errno=errno.EACCES))
+    for turn in range(2000):
+        with pytest.raises(errors.StorePermissionError):
+            touch_and_check(region, turn % 64 * PAGE)
+        region.retry()
+
+
+def touch_and_check(region: umappy.Region, place: int) -> None:
+    region[place]
+    region.check()
+
+
 def test_every_failure_is_told_to_its_thread_while_it_calls_methods(map_store: MapStore, make_file: MakeFile) -> None:
     """Methods keep locks for an instant: an exception that came just then would leave them locked."""
     region = map_store(ErrorStore(FileStore(make_file(64 * PAGE)), errno=errno.EACCES))
