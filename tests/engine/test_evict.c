@@ -6,7 +6,7 @@
 typedef struct user {
   rig *rig;
   _Atomic bool stop;
-  uint64_t turns;
+  uint64_t turns, random;
 } user;
 
 /* One writer, one word a page: what it read back must be what it wrote before. */
@@ -108,6 +108,31 @@ static void test_writer_does_not_wait_for_a_write_back_and_keeps_the_page(void) 
   rig_end(&r);
 }
 
+static void *read_across(void *argument) {
+  user *u = argument;
+  for (; u->turns < 20; u->turns++) {
+    uint64_t offset = rig_random(&u->random) % (u->rig->size / 4096 - 1) * 4096 + 4092, word;
+    memcpy(&word, u->rig->bytes + offset, sizeof word); /* one instruction, two pages */
+    CHECK_EQUAL(word, rig_word(offset - 4) >> 32 | rig_word(offset + 4) << 32);
+  }
+  return NULL;
+}
+
+static void test_threads_that_outnumber_the_pages_get_the_two_that_they_need(void) {
+  rig r;
+  user users[24];
+  pthread_t threads[24];
+  rig_open(&r, &(rig_options){.size = 4096 << 12, .read_only = true});
+  for (int i = 0; i < 24; i++) {
+    users[i] = (user){.rig = &r, .random = 1 + (uint64_t)i};
+    threads[i] = rig_thread(read_across, &users[i]);
+  }
+  for (int i = 0; i < 24; i++)
+    pthread_join(threads[i], NULL);
+  rig_close(&r);
+  rig_end(&r);
+}
+
 static uint64_t resident_bytes(const rig *r) {
   uint64_t pages = r->mapped / um_host_page, resident = 0;
   unsigned char *in = malloc(pages);
@@ -146,6 +171,7 @@ int main(void) {
   RUN(test_reads_of_a_page_that_is_evicted_see_its_bytes);
   RUN(test_evicted_dirty_page_is_in_the_store_and_comes_back);
   RUN(test_writer_does_not_wait_for_a_write_back_and_keeps_the_page);
+  RUN(test_threads_that_outnumber_the_pages_get_the_two_that_they_need);
   RUN(test_memory_stays_within_the_budget);
   watchdog_pet("the end");
   return 0;

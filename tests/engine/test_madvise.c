@@ -111,13 +111,14 @@ static void test_hole_found_by_the_evictor_at_work_is_recorded(void) {
 
 typedef struct call {
   rig *rig;
+  bool evict;
   int code;
   uint64_t word;
 } call;
 
-static void *flush(void *argument) {
+static void *write_back(void *argument) {
   call *c = argument;
-  c->code = rig_flush(c->rig);
+  c->code = c->evict ? rig_evict(c->rig, 0, c->rig->size) : rig_flush(c->rig);
   return NULL;
 }
 
@@ -127,26 +128,31 @@ static void *read_page(void *argument) {
   return NULL;
 }
 
-static void test_page_dropped_while_it_is_being_written_comes_back(void) {
+static void drop_while_written(bool evict) {
   rig r;
   rig_open(&r, &(rig_options){.size = 8 << 12, .latch = true});
   rig_write(&r, 0, 5);
   latch_arm(r.latch, UM_OP_WRITE);
-  call flushing = {.rig = &r}, reading = {.rig = &r};
-  pthread_t flusher = rig_thread(flush, &flushing);
+  call writing = {.rig = &r, .evict = evict}, reading = {.rig = &r};
+  pthread_t writer = rig_thread(write_back, &writing);
   latch_wait(r.latch);
   rig_drop(&r, 0, 4096); /* the copy is whole */
   pthread_t reader = rig_thread(read_page, &reading);
   sleep_ms(20);
   latch_release(r.latch);
-  pthread_join(flusher, NULL);
+  pthread_join(writer, NULL);
   pthread_join(reader, NULL);
-  CHECK_EQUAL(flushing.code, 0);
+  CHECK_EQUAL(writing.code, 0);
   CHECK_EQUAL(reading.word, 5);
   CHECK_EQUAL(rig_errors(&r), 0);
   rig_close(&r);
   CHECK_EQUAL(rig_file_word(&r, 0), 5);
   rig_end(&r);
+}
+
+static void test_page_dropped_while_it_is_being_written_comes_back(void) {
+  drop_while_written(false);
+  drop_while_written(true); /* the reader waits for a page that then becomes absent */
 }
 
 static void test_page_dropped_while_it_is_written_and_dirty_again_is_lost(void) {
@@ -155,7 +161,7 @@ static void test_page_dropped_while_it_is_written_and_dirty_again_is_lost(void) 
   rig_write(&r, 0, 5);
   latch_arm(r.latch, UM_OP_WRITE);
   call flushing = {.rig = &r}, reading = {.rig = &r};
-  pthread_t flusher = rig_thread(flush, &flushing);
+  pthread_t flusher = rig_thread(write_back, &flushing);
   latch_wait(r.latch);
   rig_write(&r, 0, 6);
   rig_drop(&r, 0, 4096);
@@ -179,7 +185,7 @@ static void test_hole_in_a_page_written_in_pieces_is_lost(void) {
   rig_write(&r, 0, 5);
   latch_arm(r.latch, UM_OP_WRITE);
   call flushing = {.rig = &r};
-  pthread_t flusher = rig_thread(flush, &flushing);
+  pthread_t flusher = rig_thread(write_back, &flushing);
   latch_wait(r.latch);
   rig_drop(&r, 3 << 19, 4096);
   latch_release(r.latch);
