@@ -408,13 +408,12 @@ def churn():
     region.evict(slice(start, start + 16 * PAGE))
     region.prefetch(slice(start, start + 8 * PAGE))
 
-make_file(16, 0x55, "opened")
-
-def reopen():
-    with umappy.umap("opened", mode="r+", page_size=4096, pager=pager) as other:
+def reopen(name):
+    with umappy.umap(name, mode="r+", page_size=4096, pager=pager) as other:
         assert other[5 * PAGE] == 0x55
 
-threads = [loop(lambda t=t: add(t)) for t in range(3)] + [loop(churn), loop(reopen)]
+opened = [make_file(16, 0x55, f"opened-{i}") for i in range(3)]
+threads = [loop(lambda t=t: add(t)) for t in range(3)] + [loop(churn)] + [loop(lambda o=o: reopen(o)) for o in opened]
 for thread in threads:
     thread.start()
 deadline = time.monotonic() + 4
