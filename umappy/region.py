@@ -151,7 +151,8 @@ class Region(mmap.mmap):
         self.check()
 
     def evict(self, what: slice | None = None) -> int:
-        """Takes pages out of memory, writing dirty ones to the store first; returns how many bytes left.
+        """Takes pages out of memory, writing dirty ones to the store first; returns how many bytes
+        left, counted in whole pages.
 
         `what` is a slice of bytes (default: all); pages that lie partly inside count. Pages written to meanwhile stay.
         """

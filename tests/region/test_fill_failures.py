@@ -326,6 +326,14 @@ def test_overwrite_of_a_page_that_cannot_be_read_writes_it(region: umappy.Region
     assert path.read_bytes() == DATA[: 2 * PAGE] + bytes(2 * PAGE) + DATA[4 * PAGE :]
 
 
+def test_overwrite_of_a_failed_page_writes_it_without_reading(region: umappy.Region, path: Path) -> None:
+    touch(region)
+    region.overwrite(2 * PAGE, bytes(PAGE))
+    assert region[2 * PAGE : 3 * PAGE] == bytes(PAGE)
+    region.close()
+    assert path.read_bytes() == DATA[: 2 * PAGE] + bytes(PAGE) + DATA[3 * PAGE :]
+
+
 def test_overwrite_of_a_failed_page_after_retry_writes_it(region: umappy.Region, path: Path) -> None:
     touch(region)
     region.retry()

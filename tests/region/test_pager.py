@@ -132,13 +132,15 @@ def test_closed_and_forgotten_pagers_leave_no_threads_and_no_files() -> None:
         return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
     umappy.Pager("8MiB").close()  # the thread that delivers errors stays
-    before = count()
+    before = count()  # threads of earlier tests may still be ending
     for _ in range(20):
         umappy.Pager("8MiB").close()
     for _ in range(20):
         umappy.Pager("8MiB")
     gc.collect()
-    assert count() == before
+    threads, files = count()
+    assert threads <= before[0]
+    assert files == before[1]
 
 
 def test_many_regions_of_one_pager_share_its_budget(

@@ -189,9 +189,16 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
     case UM_CLEAN:
     case UM_FAILED:
       if (job->kind == UM_JOB_EVICT) {
-        uint64_t dropped = drop_clean(r, page, last);
-        n = um_max(1, dropped);
-        pages += dropped;
+        n = drop_clean(r, page, last);
+        pages += n;
+        if (n == 0)
+          sched_yield(); /* BUSY, or no longer what it was: look again */
+      }
+      break;
+    case UM_EVICTING: /* somebody else's, for a system call: gone when this returns */
+      if (job->kind == UM_JOB_EVICT) {
+        sched_yield();
+        continue;
       }
       break;
     default:

@@ -6,11 +6,22 @@
 
 #define RUN_BYTES (1u << 20)
 
+/* A page that holds a failure holds nothing that the new bytes need. */
+static bool drop_failed(um_region *r, uint64_t page) {
+  um_word w = um_page_load(r, page);
+  if (um_word_state(w) != UM_FAILED || (w & UM_BUSY) ||
+      !um_page_change(r, page, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
+    return false;
+  um_frame_unlist(r->pager, um_word_frame(w));
+  um_evict_drop(r, page, 1);
+  return true;
+}
+
 /* Inside the gate. Claims absent pages from `page` on that lie wholly in [page, last), memory reserved. */
 static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
   um_pager *p = r->pager;
   uint64_t limit = um_max(1, um_min(RUN_BYTES, p->memory / 8) >> r->page_shift), count = 0;
-  while (count < limit && page + count < last && um_page_load(r, page + count) == 0) {
+  while (count < limit && page + count < last && (um_page_load(r, page + count) == 0 || drop_failed(r, page + count))) {
     if (um_budget_try(p, um_page_cost(r, page + count), atomic_load(&p->emergency))) {
       if (!um_page_take(r, page + count))
         break;
