@@ -2,7 +2,7 @@
  * their counter within them, while pages are evicted, flushed and prefetched as fast as the engine can. In the end
  * every counter must be what the threads counted beside the region, in memory and, after close, in the file.
  *
- * STRESS_SECONDS: how long in all; default 9. */
+ * STRESS_SECONDS: how long in all; default 7. */
 #define _GNU_SOURCE
 #include "rig.h"
 
@@ -178,7 +178,7 @@ int main(void) {
   static const uint64_t page_sizes[] = {4 << 10, 64 << 10, 2 << 20};
   static const uint32_t fillers[] = {1, 2, 8};
   const char *asked = getenv("STRESS_SECONDS");
-  double seconds = asked ? atof(asked) : 9;
+  double seconds = asked ? atof(asked) : 7;
   CHECK(seconds > 0);
   watchdog_start(20 + (unsigned)seconds);
   for (int p = 0; p < 3; p++)
