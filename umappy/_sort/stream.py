@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from umappy.array import region_of
 from umappy.region import Region
 
-# A multiple of all but the largest pages.
+# Read at once, where pages and the budget let it.
 SEGMENT_BYTES = 1 << 20
 
 Bytes = NDArray[np.uint8]
@@ -92,9 +92,11 @@ class ByteStream:
 
     def _cut(self, ranges: Iterable[Range]) -> Iterator[Range]:
         """Yields the ranges in segments that begin at page boundaries, so that no page is dropped half read."""
+        page = self._page_bytes
+        step = max(page, min(SEGMENT_BYTES, self.window_bytes) // page * page)
         for start, stop in ranges:
             while start < stop:
-                end = min(stop, start + SEGMENT_BYTES - (self.offset + start) % SEGMENT_BYTES)
+                end = min(stop, start + step - (self.offset + start) % step)
                 yield start, end
                 start = end
 
