@@ -59,6 +59,8 @@ test-python: .venv-test/installed
 stress: .venv-test/installed
 	.venv-test/bin/pytest -m stress --stress-seconds $(STRESS_SECONDS) \
 	  -o faulthandler_timeout=$$(($(STRESS_SECONDS) + 300)) $(PYTEST)
+	STRESS_SECONDS=$(STRESS_SECONDS) QUICKSORT_MIB=128 $(MAKE) -C tests/engine test \
+	  TEST_SECONDS=$$(($(STRESS_SECONDS) + 300))
 
 packages:
 	@missing=$$(bash tools/missing-packages $(PYTHON)) || { \
