@@ -10,12 +10,7 @@
 #include <unistd.h>
 
 /* The sanitizers' own locks do not survive a fork of a process with threads, nor do ThreadSanitizer's threads. */
-#ifdef __SANITIZE_THREAD__
-#define CHILD_MAY_HAVE_THREADS false
-#else
-#define CHILD_MAY_HAVE_THREADS true
-#endif
-#define CHILD_MAY_ALLOCATE_AMID_THREADS (SLOWER == 1)
+#define CHILD_MAY_ALLOCATE (SLOWER == 1)
 
 typedef struct touching {
   rig *rig;
@@ -154,7 +149,7 @@ static void test_forks_while_all_goes_on_around_them(void) {
   }
   for (uint64_t i = 0; i < 100; i++) {
     rig_child(touch, &(touching){&r, rig_random(&random) % r.size / 8 * 8, i % 2}, SIGSEGV);
-    if (i % 10 == 0 && CHILD_MAY_ALLOCATE_AMID_THREADS)
+    if (i % 10 == 0 && CHILD_MAY_ALLOCATE)
       rig_child(use_a_rig, NULL, 0);
   }
   atomic_store(&stop, true);
@@ -201,7 +196,7 @@ int main(void) {
   watchdog_start(30);
   RUN(test_child_that_touches_a_region_dies);
   RUN(test_child_is_refused_its_parents_pager);
-  if (CHILD_MAY_HAVE_THREADS)
+  if (CHILD_MAY_ALLOCATE)
     RUN(test_child_may_make_pagers_of_its_own);
   RUN(test_child_does_not_hold_the_stores_lock);
   RUN(test_forks_while_all_goes_on_around_them);

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -19,6 +20,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t deadline_ns; /* lock */
 static const char *running;  /* lock */
 static unsigned patience;
+static sem_t started;
 
 uint64_t now_ns(void) {
   struct timespec now;
@@ -71,6 +73,7 @@ static void print_stacks(void) {
 
 static void *watch(void *unused) {
   (void)unused;
+  sem_post(&started);
   for (;;) {
     sleep_ms(100);
     pthread_mutex_lock(&lock);
@@ -89,8 +92,11 @@ void watchdog_start(unsigned seconds) {
   pthread_t thread;
   patience = seconds * SLOWER;
   watchdog_pet("the start");
+  sem_init(&started, 0, 0);
   CHECK_EQUAL(pthread_create(&thread, NULL, watch, NULL), 0);
   pthread_detach(thread);
+  while (sem_wait(&started)) /* a test that forks now must not fork a thread that AddressSanitizer is still making */
+    ;
 }
 
 void watchdog_pet(const char *test) {
