@@ -11,13 +11,14 @@ Where numpy's comparison calls elements equal (-0.0 and 0.0, NaN and NaN, paddin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from umappy._sort.blocks import MergedInBlocks, find_cuts
 from umappy._sort.pieces import Piece, find_pieces
 
 WORD_BITS = 64
@@ -38,7 +39,7 @@ class SortedElements(Protocol):
     def chunks(self, first: int, step: int, space: Bytes) -> Iterator[Bytes]:
         """Yields the elements' bytes in order: `first` bytes, then `step` at a time, then the rest.
 
-        A chunk is valid until the next. It may lie in `space`, which holds one and an element.
+        A chunk is valid until the next. It may lie in `space`, which holds one and a block besides.
         """
 
 
@@ -54,6 +55,12 @@ class Ordering(Protocol):
 
     def sort(self, buffer: Bytes) -> SortedElements:
         """Sorts the elements in `buffer`, which may change, and which the result keeps using."""
+
+    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
+        """As `sort`, for a buffer of sorted runs of `counts` elements, except that the result has no `keys_at`.
+
+        `chunks` of the result then may use `block_bytes` more of its space than a chunk.
+        """
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:
         """As `sort`, for elements that are in order already."""
@@ -129,32 +136,59 @@ class NumberOrdering:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self.key_dtype = dtype.newbyteorder("=")
-        # numpy's radix sort, which is its stable sort up to 16 bits, keeps a copy.
-        self._radix = dtype.kind in "biu" and dtype.itemsize <= 2
-        self.work_bytes = dtype.itemsize if self._radix else 0
+        # Halves are sorted as integers: numpy 2.4's sort of many float16 with AVX-512 leaves some out of order.
+        self._is_half = dtype.kind == "f" and dtype.itemsize == 2
+        # numpy's radix sort, which is its stable sort of integers up to 16 bits, keeps a copy.
+        self._radix = (dtype.kind in "biu" and dtype.itemsize <= 2) or self._is_half
+        self.work_bytes = 2 * dtype.itemsize if self._radix else 0
 
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
         return elements.view(self.dtype).astype(self.key_dtype)
 
     def sort(self, buffer: Bytes) -> SortedElements:
-        swapped = not self.dtype.isnative
-        if swapped:
-            buffer.view(self.dtype).byteswap(inplace=True)
-        numbers = buffer.view(self.key_dtype)
-        if self.dtype.kind in "mM":
-            # NaT is the smallest integer; one less wraps it round to the largest, and integers sort with SIMD.
-            ticks = buffer.view(np.int64)
-            np.subtract(ticks, 1, out=ticks)
-            ticks.sort()
-            np.add(ticks, 1, out=ticks)
-        else:
-            numbers.sort(kind="stable" if self._radix else None)
-        if swapped:
-            buffer.view(self.dtype).byteswap(inplace=True)
+        numbers = self._encode(buffer)
+        numbers.sort(kind="stable" if self._radix else None)
+        self._decode(numbers)
+        return SortedInPlace(self, buffer)
+
+    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
+        if self._radix:
+            return self.sort(buffer)
+        numbers = self._encode(buffer)
+        cuts = find_cuts(numbers, counts, block_bytes // self.dtype.itemsize)
+        if cuts is not None:
+            return MergedInBlocks(self, numbers, cuts, self._decode)
+        numbers.sort()
+        self._decode(numbers)
         return SortedInPlace(self, buffer)
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:
         return SortedInPlace(self, buffer)
+
+    def _encode(self, buffer: Bytes) -> NDArray[Any]:
+        """Makes the elements, where they are, numbers that numpy sorts fast, and returns these."""
+        numbers = buffer.view(self.key_dtype)
+        if not self.dtype.isnative:
+            numbers.byteswap(inplace=True)
+        if self.dtype.kind in "mM":
+            # NaT is the smallest integer; one less wraps it round to the largest, and integers sort with SIMD.
+            numbers = buffer.view(np.int64)
+            np.subtract(numbers, 1, out=numbers)
+        elif self._is_half:
+            numbers = buffer.view(np.uint16)
+            unknown = numbers & np.uint16(0x7FFF)
+            np.bitwise_and(numbers, np.uint16(0x7FFF), out=numbers, where=np.greater(unknown, 0x7C00))  # NaN: no sign
+            del unknown
+            numbers ^= (buffer.view(np.int16) >> 15).view(np.uint16) | np.uint16(0x8000)
+        return numbers
+
+    def _decode(self, numbers: NDArray[Any]) -> None:
+        if self.dtype.kind in "mM":
+            np.add(numbers, 1, out=numbers)
+        elif self._is_half:
+            numbers ^= ~(numbers.view(np.int16) >> 15).view(np.uint16) | np.uint16(0x8000)
+        if not self.dtype.isnative:
+            numbers.byteswap(inplace=True)
 
 
 @dataclass(frozen=True)
@@ -186,6 +220,9 @@ class RecordOrdering:
             column[...] = piece.read(source, self.dtype.itemsize, None)
             offset += size
         return keys.reshape(-1).view(self.key_dtype)
+
+    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
+        return self.sort(buffer)
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:
         return SortedInPlace(self, buffer)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from umappy._sort.cuts import Cutter, Partition
+from umappy._sort.keys import SortedElements
 from umappy._sort.output import Output
 from umappy._sort.runs import Run
 from umappy._sort.setup import Setup
@@ -54,10 +55,19 @@ class _Merger:
         partition, run = task
         elements, space = self.setup.split(buffer, partition.count)
         self.source.read(self._find_bytes(partition), elements, self.check)
-        ordering = self.setup.ordering
-        done = ordering.accept_sorted(elements) if partition.is_sorted else ordering.sort(elements)
-        run.note_samples(partition.place, partition.count, done)
+        done = self._merge(partition, elements)
+        if not self.output.is_result:
+            run.note_samples(partition.place, partition.count, done)
         self.output.write(partition.place * self.setup.itemsize, done, space, self.check)
+
+    def _merge(self, partition: Partition, elements: Bytes) -> SortedElements:
+        ordering = self.setup.ordering
+        if partition.is_sorted:
+            return ordering.accept_sorted(elements)
+        if self.output.is_result:
+            counts = [stop - start for start, stop in partition.ranges]
+            return ordering.merge(elements, counts, self.setup.plan.block_bytes)
+        return ordering.sort(elements)
 
     def _find_bytes(self, partition: Partition) -> list[tuple[int, int]]:
         return [(start * self.setup.itemsize, stop * self.setup.itemsize) for start, stop in partition.ranges]

@@ -18,6 +18,8 @@ PIECE_BYTES = 128 << 10
 # Runs longer than this are not sorted or written faster, and a stop has to wait for them.
 RUN_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 20
+# Half of it is usual, and to stay in a processor's own cache.
+BLOCK_BYTES = 1 << 20
 # Up to here one thread is as fast as several.
 SINGLE_BYTES = 16 << 20
 # Runs of a sort whose scratch is memory: enough to share out evenly and few enough to merge quickly.
@@ -42,7 +44,8 @@ class Plan:
     workers: int
     private_bytes: int  # of the budget, for buffers, samples, and scratch in memory
     buffer_bytes: int  # each worker's: elements, and the space below
-    space_bytes: int  # at its end, for a chunk and an element
+    space_bytes: int  # at its end, for a chunk and a block
+    block_bytes: int  # gathered at once; at least an element
     chunk_bytes: int  # written at once; a multiple of the page unless pages are large for the budget
     run_count: int  # elements of a run, and of a partition at most
     sample_step: int  # every so many-th element of a run has its key kept
@@ -86,7 +89,8 @@ def make_plan(task: Task) -> Plan:
 
 def _plan_single(task: Task) -> Plan | None:
     chunk = max(task.page_size, min(CHUNK_BYTES, task.size // 8))
-    space = chunk + task.ordering.dtype.itemsize
+    block = task.ordering.dtype.itemsize
+    space = chunk + block
     if task.count * task.element_bytes + space > task.private:
         return None
     return Plan(
@@ -95,6 +99,7 @@ def _plan_single(task: Task) -> Plan | None:
         private_bytes=task.count * task.element_bytes + space,
         buffer_bytes=task.size + space,
         space_bytes=space,
+        block_bytes=block,
         chunk_bytes=chunk,
         run_count=task.count,
         sample_step=task.count,
@@ -140,7 +145,8 @@ def _plan_buffers(task: Task, room: int, workers: int, scratch: Scratch, run_byt
     chunk = max(task.page_size, CHUNK_BYTES)
     while chunk > 4096 and chunk > share // 16:
         chunk //= 2
-    space = chunk + itemsize
+    block = max(itemsize, min(chunk, BLOCK_BYTES))
+    space = chunk + block
     run_count = min((share - space) // task.element_bytes, run_bytes_max // itemsize)
     piece = max(task.scratch_page, min(PIECE_BYTES, share // 32))
     fan_in = run_count * itemsize // piece if scratch is Scratch.REGION else RUNS_IN_MEMORY_MAX
@@ -155,6 +161,7 @@ def _plan_buffers(task: Task, room: int, workers: int, scratch: Scratch, run_byt
         private_bytes=workers * (run_count * task.element_bytes + space) + sample_bytes + held,
         buffer_bytes=run_count * itemsize + space,
         space_bytes=space,
+        block_bytes=block,
         chunk_bytes=chunk,
         run_count=run_count,
         sample_step=max(
