@@ -159,6 +159,19 @@ def test_sort_with_out_leaves_the_input_as_it_was(pager: umappy.Pager, tmp_path:
     assert np.fromfile(tmp_path / "out", np.int64).tobytes() == np.sort(numbers).tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["i8", "S24"])
+def test_sort_into_pages_larger_than_a_chunk_gives_the_sorted_file(dtype: str, tmp_path: Path) -> None:
+    numbers = make_file(tmp_path / "data", 3 * MIB)
+    with (
+        umappy.Pager(memory=8 * MIB, fillers=2, evictors=1) as pager,
+        umappy.umap(tmp_path / "data", mode="r+", pager=pager, page_size=128 * KIB) as region,
+    ):
+        umappy.sort(np.frombuffer(region, dtype, count=(3 * MIB - 100) // 3, offset=80))
+    end = 80 + (3 * MIB - 100) // 3 * np.dtype(dtype).itemsize
+    want = numbers.tobytes()[:80] + np.sort(numbers.view(np.uint8)[80:end].view(dtype)).tobytes()
+    assert (tmp_path / "data").read_bytes() == want + numbers.tobytes()[end:]
+
+
 def test_sort_into_an_array_outside_any_region_uses_the_inputs_pager(pager: umappy.Pager, tmp_path: Path) -> None:
     numbers = make_file(tmp_path / "in", 2 * MIB)
     out = np.empty_like(numbers)

@@ -9,7 +9,7 @@ import traceback
 from umappy.errors import StoreError
 
 # The pager raises an error of a fault in its thread, or the main thread, as soon as that is not inside the pager.
-ECHO_SECONDS = 0.1
+ECHO_SECONDS = 0.3
 
 
 def release_frames(error: BaseException | None) -> None:

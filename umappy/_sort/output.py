@@ -22,9 +22,10 @@ class Output:
     def write(self, offset: int, elements: SortedElements, space: Bytes, check: Callable[[], None]) -> None:
         """Writes `elements` at byte `offset`, through `space` if they must be put in order on the way.
 
-        All writes but the first and the last cover whole pages, which then need not be read.
+        All writes but the first and the last cover whole pages, which then need not be read, if a chunk holds one.
         """
-        for chunk in elements.chunks(self.stream.bytes_to_page(offset), self.chunk_bytes, space):
+        first = self.stream.bytes_to_page(offset) % self.chunk_bytes  # chunks are smaller than large pages
+        for chunk in elements.chunks(first, self.chunk_bytes, space):
             check()
             self.progress.note_write(is_output=self.is_result)
             self.stream.write(offset, chunk)
