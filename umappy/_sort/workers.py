@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from umappy._sort.failure import absorb_echoes
+from umappy._sort.failure import absorb_echoes, release_frames
 
 # How often the caller looks for errors and reports progress while the threads work.
 POLL_SECONDS = 0.05
@@ -69,7 +69,9 @@ class Workers(Generic[Task]):
         finally:
             self._join(threads)
             failure = self._failures[0] if self._failures else None
-            # An error refers to the frames it went through, those to this object: a circle if it kept the error.
+            # An error refers to the frames it went through, and those at times to the error: a circle, buffers in it.
+            for each in self._failures:
+                release_frames(each)
             self._failures.clear()
         try:
             if failure is not None:
