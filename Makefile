@@ -9,6 +9,7 @@ JOBS ?= $(shell nproc)
 STRESS_SECONDS ?= 600
 DEMO ?=
 PYTEST ?=
+BENCH ?=
 
 PIP_INSTALL = bin/python -m pip --disable-pip-version-check install --quiet
 ENGINE := umappy/engine/build.py $(wildcard umappy/engine/*.c umappy/engine/*.h)
@@ -16,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress bench-sort packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -24,6 +25,7 @@ help:
 	@echo 'make test-python       the tests of the package alone                          (PYTEST="-k flush")'
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
+	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 
@@ -54,6 +56,10 @@ test-engine-tsan: packages
 
 test-python: .venv-test/installed
 	.venv-test/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+
+# Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
+bench-sort: .venv/installed
+	.venv/bin/python benchmarks/sort_vs_memmap.py $(BENCH)
 
 # One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
 stress: .venv-test/installed

@@ -236,7 +236,10 @@ class Region(mmap.mmap):
             found = lib.um_region_error_next(region, record)
         error = make_record_error(record) if found else _delivery.take_back(self)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: the circle would keep the region alive
 
     @property
     def errors(self) -> tuple[Exception, ...]:
