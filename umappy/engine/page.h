@@ -6,7 +6,7 @@
  *                    fault, prefetch, overwrite                filled for a read, prefetched
  *        ABSENT --------------------------------> FILLING ------------------------------------> CLEAN
  *          ^  ^   um_page_claim                      |  | filled for a write, overwritten        |  ^
- *          |  |   (fault.c prefetch.c overwrite.c)   |  +------------------------------> DIRTY <-+  |
+ *          |  |   (fill.c prefetch.c overwrite.c)    |  +------------------------------> DIRTY <-+  |
  *          |  | prefetch failed, fill cancelled      |                     write fault     |  ^ (fault.c)
  *          |  +--------------------------------------+ store failed                        |  |     |
  *          |    (prefetch.c, fill.c)                 v                    um_writeback_    |  | redirtied or

@@ -41,7 +41,6 @@ struct protect {
 #define IOC_NEW _IO(0xAA, 0x00)
 #define IOC_API _IOWR(0xAA, 0x3F, struct api)
 #define IOC_REGISTER _IOWR(0xAA, 0x00, struct reg)
-#define IOC_UNREGISTER _IOR(0xAA, 0x01, struct range)
 #define IOC_WAKE _IOR(0xAA, 0x02, struct range)
 #define IOC_COPY _IOWR(0xAA, 0x03, struct copy)
 #define IOC_PROTECT _IOWR(0xAA, 0x06, struct protect)
@@ -108,11 +107,6 @@ int um_uffd_probe(uint32_t mode, uint64_t *features) {
 int um_uffd_register(int fd, uintptr_t address, uint64_t length) {
   struct reg reg = {{address, length}, REGISTER_MISSING | REGISTER_WP, 0};
   return ioctl(fd, IOC_REGISTER, &reg) ? -errno : 0;
-}
-
-int um_uffd_unregister(int fd, uintptr_t address, uint64_t length) {
-  struct range range = {address, length};
-  return ioctl(fd, IOC_UNREGISTER, &range) ? -errno : 0;
 }
 
 /* EAGAIN: the mapping is changing, or only a part was done. EEXIST: that page is there already, whoever put it. */

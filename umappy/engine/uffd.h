@@ -24,7 +24,6 @@ struct uffd_msg {
 
 int um_uffd_open(uint32_t mode, uint32_t *used, uint64_t *features); /* descriptor or -errno */
 int um_uffd_register(int fd, uintptr_t address, uint64_t length);
-int um_uffd_unregister(int fd, uintptr_t address, uint64_t length);
 int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool protect); /* does not wake */
 int um_uffd_protect(int fd, uintptr_t address, uint64_t length);
 int um_uffd_unprotect(int fd, uintptr_t address, uint64_t length); /* wakes */
