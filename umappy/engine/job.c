@@ -1,6 +1,7 @@
 /* job.c: work on a range that a caller asks for and may wait for: flush and evict, done by evictors, and prefetch, done
  * by fillers. A job is cut into spans; each worker claims the next one, so several work on it at once. The caller waits
  * with a deadline and may walk away; the job goes on. A region cannot be closed while it has jobs. */
+#include "blocks.h"
 #include "page.h"
 
 #include <limits.h>
@@ -143,7 +144,6 @@ static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
     if ((state != UM_CLEAN && state != UM_FAILED) || (w & UM_BUSY) ||
         !um_page_change(r, page + count, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
       break;
-    um_frame_unlist(r->pager, um_word_frame(w));
     count++;
   }
   if (count)
@@ -153,7 +153,7 @@ static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
 
 static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t last) {
   um_region *r = job->region;
-  uint64_t limit = um_max(1, w->staging_size >> r->page_shift), pages = 0;
+  uint64_t limit = um_run_limit(r, w->staging_size), pages = 0;
   bool evict[RUN_PAGES];
   memset(evict, job->kind == UM_JOB_EVICT, sizeof evict);
   um_error error;
