@@ -1,7 +1,7 @@
 /* blocks.h: the dirty blocks of a page.
  *
- * Of a tracked page above 64 KiB a write makes only the block around it dirty: 64 KiB, or a 64th of the page where that is
- * more, so that one word of the frame descriptor holds them. The other blocks stay protected; only dirty ones are
+ * Of a tracked page above 64 KiB a write makes only the block around it dirty: 64 KiB, or a 64th of the page where that
+ * is more, so that one word of the frame descriptor holds them. The other blocks stay protected; only dirty ones are
  * written back. Such pages have a descriptor each. */
 #ifndef UM_BLOCKS_H
 #define UM_BLOCKS_H

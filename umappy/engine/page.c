@@ -7,8 +7,8 @@
 /* What each state may become; every state may change its flags. */
 static const uint32_t edges[] = {
     [UM_ABSENT] = UM_IN(UM_FILLING),
-    [UM_FILLING] = UM_IN(UM_FILLING) | UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_FAILED) | UM_IN(UM_STANDBY) |
-                   UM_IN(UM_ABSENT),
+    [UM_FILLING] =
+        UM_IN(UM_FILLING) | UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_FAILED) | UM_IN(UM_STANDBY) | UM_IN(UM_ABSENT),
     [UM_CLEAN] = UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_EVICTING),
     [UM_DIRTY] = UM_IN(UM_DIRTY) | UM_IN(UM_WRITING) | UM_IN(UM_LEAVING) | UM_IN(UM_FAILED),
     [UM_WRITING] = UM_IN(UM_WRITING) | UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_EVICTING) | UM_IN(UM_FAILED),
@@ -203,6 +203,13 @@ void um_run_absent(um_region *r, uint64_t first, uint64_t count_) {
   um_words_leave(r, first, count_);
   if (wake)
     um_page_wake(r, first, count_);
+}
+
+bool um_run_waiter(const um_region *r, uint64_t first, uint64_t count_, uint64_t *page) {
+  for (*page = first; *page < first + count_; (*page)++)
+    if (um_page_load(r, *page) & UM_WAITER)
+      return true;
+  return false;
 }
 
 um_word um_page_release(um_region *r, uint64_t page, enum um_state state) {

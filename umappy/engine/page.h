@@ -24,8 +24,8 @@
  *
  * CLEAN means protected, or of a region that is only read: the first write faults. DIRTY pages may be protected or
  * not. In WRITING the page is protected until a write fault, which sets REDIRTIED and unprotects at once: what is being
- * written is a copy. STANDBY: not mapped, but its bytes are in a chunk (pool.c); its run is owned by who changes the word
- * of the run's first page. */
+ * written is a copy. STANDBY: not mapped, but its bytes are in a chunk (pool.c); its run is owned by who changes the
+ * word of the run's first page. */
 #ifndef UM_PAGE_H
 #define UM_PAGE_H
 
@@ -38,9 +38,9 @@ enum um_state {
   UM_DIRTY = 3,
   UM_WRITING = 4,  /* owned by an evictor; faults may set flags and unprotect */
   UM_EVICTING = 5, /* owned by who drops it */
-  UM_FAILED = 6,  /* holds 0xFF in place of bytes that could not be had; never written back */
-  UM_STANDBY = 7, /* not mapped, bytes kept in a chunk */
-  UM_LEAVING = 8, /* dirty, moved out of the mapping or about to be, being written; owned by an evictor */
+  UM_FAILED = 6,   /* holds 0xFF in place of bytes that could not be had; never written back */
+  UM_STANDBY = 7,  /* not mapped, bytes kept in a chunk */
+  UM_LEAVING = 8,  /* dirty, moved out of the mapping or about to be, being written; owned by an evictor */
 };
 #define UM_IN(state) (1u << (state)) /* sets of states */
 
@@ -76,13 +76,15 @@ bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desi
  * take:  leading pages whose state is one of `from`, not BUSY, of this frame -> an owned state; how many.
  * open:  FILLING pages whose memory is about to become writable: somebody may write to it before they are DIRTY, and a
  *        flush that comes after that write must not pass them by.
- * release: the owner lets go: the pages get `state`, keep their frame, lose every flag; the flags they had. Wakes nobody.
- * absent: the owner lets go of pages whose memory is gone: words zero, frame and bookkeeping given back, waiters woken. */
+ * release: the owner lets go: the pages get `state`, keep their frame, lose every flag; the flags they had. Wakes
+ * nobody. absent: the owner lets go of pages whose memory is gone: words zero, frame and bookkeeping given back,
+ * waiters woken. */
 uint64_t um_run_claim(um_region *r, uint64_t first, uint64_t count, um_frame_id frame);
 uint64_t um_run_take(um_region *r, uint64_t first, uint64_t count, uint32_t from, um_frame_id frame, enum um_state to);
 void um_run_open(um_region *r, uint64_t first, uint64_t count);
 um_word um_run_release(um_region *r, uint64_t first, uint64_t count, enum um_state state);
 void um_run_absent(um_region *r, uint64_t first, uint64_t count);
+bool um_run_waiter(const um_region *r, uint64_t first, uint64_t count, uint64_t *page); /* the first with WAITER */
 
 uint64_t um_run_cost(const um_region *r, uint64_t first, uint64_t count); /* bytes to reserve before um_run_claim */
 
@@ -97,8 +99,8 @@ int um_words_create(um_region *r);
 void um_words_destroy(um_region *r);
 uint64_t um_words_enter(um_region *r, uint64_t first, uint64_t count); /* bytes of bookkeeping it made, now charged */
 void um_words_leave(um_region *r, uint64_t first, uint64_t count);
-uint64_t um_words_span(const um_region *r, uint64_t page);      /* the span its first byte is in */
-uint64_t um_words_span_page(const um_region *r, uint64_t span); /* the first page that begins in it */
+uint64_t um_words_span(const um_region *r, uint64_t page);                  /* the span its first byte is in */
+uint64_t um_words_span_page(const um_region *r, uint64_t span);             /* the first page that begins in it */
 uint64_t um_words_cost(const um_region *r, uint64_t first, uint64_t count); /* the most um_words_enter may charge */
 uint64_t um_words_cost_most(const um_region *r);                            /* the same, for any one page */
 

@@ -53,7 +53,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
-    if (um_evict_one_clean(p))
+    if (um_memory_make(p))
       continue;
     if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;
@@ -67,12 +67,12 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
 }
 
 /* Claims the absent pages at the start of [page, end), memory reserved, as one run; UM_NIL: none. */
-static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool *memory) {
+static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool patient, bool *memory) {
   um_pager *p = w->pager;
   uint64_t limit = um_min(end - page, um_run_limit(r, w->staging_size)), count = 0;
   while (count < limit && um_page_load(r, page + count) == 0)
     count++;
-  while (count > 0 && !reserve(p, um_run_cost(r, page, count), count == 1))
+  while (count > 0 && !reserve(p, um_run_cost(r, page, count), patient && count == 1))
     count /= 2;
   *memory = count > 0;
   if (count == 0)
@@ -93,29 +93,32 @@ static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t
   return UM_NIL;
 }
 
-bool um_prefetch_run(um_worker *w, um_job *job) {
-  um_pager *p = w->pager;
-  um_region *r = job->region;
-  uint64_t page = job->cursor;
-  uint64_t end = um_min(job->end, page + um_max(1, w->staging_size >> r->page_shift));
-  job->cursor = end;
-  job->active++;
-  pthread_mutex_unlock(&p->lock);
-
-  uint64_t filled = 0;
-  bool memory = true;
-  while (page < end && memory) {
+uint64_t um_prefetch_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool patient, bool *memory) {
+  uint64_t filled = 0, page = first, end = first + count;
+  *memory = true;
+  while (page < end && *memory) {
     if (um_page_load(r, page) != 0) {
       page++;
       continue;
     }
-    um_frame_id id = claim_run(w, r, page, end, &memory);
-    uint64_t count = id == UM_NIL ? 1 : p->frames[id].count;
+    um_frame_id id = claim_run(w, r, page, end, patient, memory);
+    uint64_t n = id == UM_NIL ? 1 : w->pager->frames[id].count;
     if (id != UM_NIL)
       filled += fill_run(w, r, id);
-    page += count;
+    page += n;
   }
+  return filled;
+}
 
+bool um_prefetch_run(um_worker *w, um_job *job) {
+  um_pager *p = w->pager;
+  uint64_t page = job->cursor;
+  uint64_t end = um_min(job->end, page + um_max(1, w->staging_size >> job->region->page_shift));
+  bool memory;
+  job->cursor = end;
+  job->active++;
+  pthread_mutex_unlock(&p->lock);
+  uint64_t filled = um_prefetch_pages(w, job->region, page, end - page, true, &memory);
   pthread_mutex_lock(&p->lock);
   job->active--;
   job->pages += filled;
