@@ -31,7 +31,10 @@ static um_frame_id own(um_region *r, uint64_t page, um_word w, enum um_state to)
 }
 
 um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w) {
-  return own(r, page, w, UM_FILLING);
+  um_frame_id id = own(r, page, w, UM_FILLING);
+  if (id != UM_NIL)
+    um_frame_list(r->pager, id, UM_LIST_NONE); /* it may be queued next */
+  return id;
 }
 
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk) {
