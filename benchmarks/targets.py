@@ -20,10 +20,12 @@ import contextlib
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from harness.awake import keep_awake
 from harness.bench import Bench
 from harness.device_limits import build_device_limits
 from harness.errors import ContenderError
@@ -59,15 +61,19 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             bench = prepare(arguments, stack)
+            if arguments.awake:
+                stack.enter_context(keep_awake())
             for subject in arguments.rows:
                 print(subject, file=sys.stderr, flush=True)
                 results += importlib.import_module(SUBJECTS[subject]).measure(bench)
-    except (OSError, CgroupError, ContenderError) as error:
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, subprocess.CalledProcessError, CgroupError, ContenderError) as error:
         print(f"targets: {error}", file=sys.stderr)
         return 1
     finally:
         if results:
-            title = f"{arguments.size} file, cgroup of {arguments.limit}, median of {arguments.rounds}"
+            title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
             print_report(title, results)
             write_json(arguments.json, vars(arguments), results)
     return int(any(result.verdict == "problem" for result in results))
@@ -84,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reads", type=int, help="random reads or writes of a run (default: 20000, --quick 5000)")
     parser.add_argument("--limit-seconds", type=float, help="for each depth of a device's own limit (default: 0.4)")
     parser.add_argument("--quick", action="store_true", help="smaller and shorter: no figures, only whether all works")
+    parser.add_argument("--awake", action="store_true", help="keep the cores from halting (see harness/awake.py)")
     parser.add_argument("--dir", help="folder on the machine's disk")
     parser.add_argument("--json", default="bench-targets.json", help="file for every sample (default: %(default)s)")
     arguments = parser.parse_args()

@@ -37,11 +37,11 @@ def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(report.read_text())["results"]
-    assert {result["verdict"] for result in results} <= {"pass", "fail", "-"}
-    assert len(results) == 7
+    assert len(results) == 8
     for result in results:
         assert result["row"] in done.stdout
-        assert len(result["ratios"]) == 1
+        assert result["verdict"] in {"pass", "fail", "-"} if result["ratios"] else result["verdict"] == "not yet"
+    assert len([result for result in results if result["ratios"]]) >= 7
     sequential = results[0]["rounds"]
     assert sequential["umappy"][0]["values"]["fills"] > 0
     assert sequential["umappy"][0]["device_bytes_read"] >= 16 * MIB

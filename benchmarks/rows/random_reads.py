@@ -1,4 +1,7 @@
-"""`a[indices].sum()` of uniformly random elements, which fault one by one, without a hint."""
+"""`a[indices].sum()` of uniformly random elements, which fault one by one, without a hint.
+
+What the lack of the hint costs, by read-ahead that guesses wrong, is a row of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import mmap
 import numpy as np
 
 import umappy
+from harness.api import find
 from harness.bench import Bench
 from harness.child import Meter
 from harness.figures import describe_cost, item_side
@@ -17,9 +21,13 @@ from harness.rounds import alternate
 SEED = 1
 
 
-def gather_umappy(meter: Meter, path: str, count: int, reads: int, memory: int) -> dict[str, float]:
+def gather_umappy(
+    meter: Meter, path: str, count: int, reads: int, memory: int, hint: str | None = None
+) -> dict[str, float]:
     indices = NumberFile(path, count).pick(reads, SEED)
     with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+        if hint is not None:
+            find(region, "advise")(hint, slice(0, len(region)))
         a = np.frombuffer(region, np.float64)
         with meter:
             total = a[indices].sum()
@@ -47,6 +55,9 @@ def measure(bench: Bench) -> list[Result]:
     expected = {"sum": float(compute_values(numbers.pick(bench.reads, SEED)).sum())}
     contenders = {
         "umappy": bench.prepare(gather_umappy, bench.fast, expected=expected, memory=bench.memory, **common),
+        "hinted": bench.prepare(
+            gather_umappy, bench.fast, expected=expected, memory=bench.memory, hint="random", **common
+        ),
         "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, random=False, **common),
         "MADV_RANDOM": bench.prepare(gather_memmap, bench.fast, expected=expected, random=True, **common),
     }
@@ -67,5 +78,15 @@ def measure(bench: Bench) -> list[Result]:
             divide,
             Target("at least", 0.65),
             against="np.memmap, MADV_RANDOM",
+        ),
+        compare(
+            work,
+            "fast",
+            rounds,
+            item_side("hinted", bench.reads),
+            ours,
+            divide,
+            None,
+            against="umappy, advise('random')",
         ),
     ]
