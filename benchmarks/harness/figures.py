@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.result import Side
-from harness.rounds import Figure
+from harness.rounds import Figure, Rounds
 from harness.sample import Sample
 from umappy.sizes import format_size
 
@@ -36,9 +36,12 @@ def seconds_side(name: str) -> Side:
     return Side(name, seconds, lambda took: f"{took:.2f} s")
 
 
-def describe_cost(name: str, samples: list[Sample]) -> str:
-    """What the last round cost besides time."""
-    sample = samples[-1]
+def describe_costs(rounds: Rounds, *names: str) -> tuple[str, ...]:
+    """What the last round of each contender cost besides time."""
+    return tuple(f"{name}: {_describe(rounds.samples[name][-1])}" for name in names if rounds.samples.get(name))
+
+
+def _describe(sample: Sample) -> str:
     parts = [f"CPU {sample.user_seconds:.2f} + {sample.system_seconds:.2f} s"]
     if sample.cgroup_peak_bytes is not None:
         parts.append(f"peak {format_size(sample.cgroup_peak_bytes)}")
@@ -46,4 +49,4 @@ def describe_cost(name: str, samples: list[Sample]) -> str:
         parts.append(
             f"device read {format_size(sample.device_bytes_read)}, wrote {format_size(sample.device_bytes_written)}"
         )
-    return f"{name}: {', '.join(parts)}"
+    return ", ".join(parts)

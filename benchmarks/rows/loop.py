@@ -9,7 +9,7 @@ from harness.api import has_policies, make_pager
 from harness.bench import Bench
 from harness.child import Meter
 from harness.errors import NotYetError
-from harness.figures import describe_cost, seconds_side
+from harness.figures import describe_costs, seconds_side
 from harness.number_file import compute_sum
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
@@ -50,7 +50,7 @@ def measure(bench: Bench) -> list[Result]:
         "np.memmap": bench.prepare(loop_memmap, bench.fast, expected=expected, **common),
     }
     rounds = alternate(contenders, bench.rounds)
-    notes = tuple(describe_cost(name, samples) for name, samples in rounds.samples.items() if samples)
+    notes = describe_costs(rounds, *contenders)
     return [
         compare(
             f"loop over 2x the budget, {PASSES} rounds",

@@ -13,7 +13,7 @@ import umappy
 from harness.api import find
 from harness.bench import Bench
 from harness.child import Meter
-from harness.figures import describe_cost, item_side
+from harness.figures import describe_costs, item_side
 from harness.number_file import NumberFile, compute_values
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
@@ -63,7 +63,7 @@ def measure(bench: Bench) -> list[Result]:
     }
     rounds = alternate(contenders, bench.rounds)
     ours = item_side("umappy", bench.reads)
-    notes = tuple(describe_cost(name, samples) for name, samples in rounds.samples.items() if samples)
+    notes = describe_costs(rounds, *contenders)
     work = f"{bench.reads} random reads, no hint"
     return [
         compare(

@@ -11,7 +11,7 @@ import umappy
 from harness.api import find, make_pager
 from harness.bench import Bench
 from harness.child import Meter
-from harness.figures import describe_cost, item_side, value
+from harness.figures import describe_costs, item_side, value
 from harness.number_file import NumberFile, compute_values
 from harness.place import Place
 from harness.result import Result, Side, Target, compare, divide, divide_rates
@@ -83,7 +83,6 @@ def measure_place(bench: Bench, place: Place) -> list[Result]:
     work = f"take of {bench.reads}"
     device = Side("device", value("random"), lambda rate: f"{rate / 1e3:.1f} k/s")
     ours = Side("umappy.take", lambda sample: blocks / sample.seconds, device.format)
-    notes = tuple(describe_cost(name, rounds.samples[name]) for name in ("umappy.take",) if rounds.samples[name])
     results = [
         compare(
             work,
@@ -94,7 +93,7 @@ def measure_place(bench: Bench, place: Place) -> list[Result]:
             divide_rates,
             Target("at least", 0.7),
             against="best direct 4 KiB random",
-            notes=notes,
+            notes=describe_costs(rounds, "umappy.take"),
         )
     ]
     if place.name == "fast":

@@ -10,7 +10,7 @@ import umappy
 from harness.bench import Bench
 from harness.child import Meter
 from harness.errors import ContenderError
-from harness.figures import describe_cost, rate_side
+from harness.figures import describe_costs, rate_side
 from harness.number_file import NumberFile, compute_sum
 from harness.result import Result, Target, compare, divide_rates
 from harness.rounds import Run, alternate
@@ -75,6 +75,6 @@ def measure(bench: Bench) -> list[Result]:
         rounds = alternate(contenders, bench.rounds)
     finally:
         numbers.write()
-    notes = tuple(describe_cost(name, samples) for name, samples in rounds.samples.items() if samples)
+    notes = describe_costs(rounds, *contenders)
     peer, ours = rate_side("np.memmap", bench.size), rate_side("umappy", bench.size)
     return [compare("a += 1; flush()", "fast", rounds, peer, ours, divide_rates, Target("at least", 2.5), notes=notes)]

@@ -11,7 +11,7 @@ import umappy
 from harness.bench import Bench
 from harness.child import Meter
 from harness.errors import ContenderError
-from harness.figures import describe_cost, item_side
+from harness.figures import describe_costs, item_side
 from harness.number_file import NumberFile, compute_sum, compute_values
 from harness.result import Result, Side, Target, compare, divide
 from harness.rounds import Run, alternate
@@ -80,7 +80,7 @@ def measure(bench: Bench) -> list[Result]:
         "np.memmap": check(bench.prepare(write_memmap, bench.fast, **common), numbers, indices),
     }
     rounds = alternate(contenders, bench.rounds)
-    notes = tuple(describe_cost(name, samples) for name, samples in rounds.samples.items() if samples)
+    notes = describe_costs(rounds, *contenders)
     peer, ours = item_side("np.memmap", bench.reads), item_side("umappy", bench.reads)
 
     def written(sample: Sample) -> float:
