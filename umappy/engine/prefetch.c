@@ -63,16 +63,9 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   return got;
 }
 
-bool um_prefetch_run(um_worker *w, um_job *job) {
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, uint64_t *filled) {
   um_pager *p = w->pager;
-  um_region *r = job->region;
-  uint64_t page = job->cursor;
-  uint64_t end = um_min(job->end, page + um_max(1, w->staging_size >> r->page_shift));
-  job->cursor = end;
-  job->active++;
-  pthread_mutex_unlock(&p->lock);
-
-  uint64_t filled = 0;
+  uint64_t end = page + run;
   bool memory = true;
   while (page < end && memory) {
     uint64_t count = 0;
@@ -90,12 +83,8 @@ bool um_prefetch_run(um_worker *w, um_job *job) {
     }
     um_gate_leave(r);
     if (count)
-      filled += fill_run(w, r, page, count);
+      *filled += fill_run(w, r, page, count);
     page += um_max(count, 1);
   }
-
-  pthread_mutex_lock(&p->lock);
-  job->active--;
-  job->pages += filled;
   return memory;
 }

@@ -132,7 +132,7 @@ static um_frame_id lead(um_pager *p) {
   return UM_NIL;
 }
 
-static bool may_prefetch(const um_pager *p) {
+bool um_work_may_prefetch(const um_pager *p) {
   uint32_t most = p->filler_count > 2 ? p->filler_count - 2 : 1;
   return p->prefetching < most && p->demand.length == 0;
 }
@@ -148,7 +148,7 @@ void *um_filler_main(void *worker) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
       pthread_mutex_lock(&p->lock);
-    } else if (!may_prefetch(p) || !um_job_prefetch_step(w)) {
+    } else if (!um_work_may_prefetch(p) || !um_job_prefetch_step(w)) {
       if (!p->leader || p->demand.length)
         continue;
       p->idle++;
