@@ -30,6 +30,8 @@ ITEMS_MAX = 1 << 18
 """Items that are looked at together: what is remembered of each takes some 100 bytes."""
 GATHER_BYTES = 4 << 20
 """Values that are copied at once."""
+GAP_BYTES = 8 << 10
+"""A gap of pages no larger than this is read along, where that makes one read of two."""
 SPAN_SHIFT = 21
 SPAN_BYTES = 2 * 4096
 """Bookkeeping of the engine for each 2 MiB that it holds a page of: a page table and a page of page words."""
@@ -221,7 +223,8 @@ class _Gather:
         first = items.starts >> self._page_shift
         last = (items.starts + (extent - 1)) >> self._page_shift
         before = np.concatenate((first[:1] - 1, last[:-1]))  # the last page that earlier items need
-        begin = np.maximum(first, before + 1)
+        near = first - before - 1 <= GAP_BYTES >> self._page_shift
+        begin = np.where(near, before + 1, first)
         spans = (last >> self._span_shift) - (before >> self._span_shift)
         cost = np.cumsum(((last + 1 - begin) << self._page_shift) + spans * SPAN_BYTES)
         at, spent = 0, 0
