@@ -12,6 +12,7 @@
  *    CLEAN again would lose every later write.
  *  - the user's own madvise against everything: a missing page where the state says there is one. The kernel is asked,
  *    and what is gone is repaired: read again if the store has it, else FAILED. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -26,16 +27,17 @@ static void unbusy(um_region *r, uint64_t page, um_word also) {
 }
 
 /* CLEAN, DIRTY or WRITING and a write: the word first (it is final before the wake), then the memory. */
-static bool unprotect(um_region *r, uint64_t page, um_word w) {
+static bool unprotect(um_region *r, uint64_t page, uint64_t offset, um_word w) {
   enum um_state state = um_word_state(w) == UM_WRITING ? UM_WRITING : UM_DIRTY;
   um_word flags = (w & (UM_COPYING | UM_LOST | UM_WAITER)) | (state == UM_WRITING ? UM_REDIRTIED : 0);
   um_pager *p = r->pager;
   um_frame_id id = um_word_frame(w);
   if (!um_page_change(r, page, &w, um_word_make(state, flags | UM_BUSY, id)))
     return false;
-  p->frames[id].born_ns = um_now_ns();
-  if (um_uffd_unprotect(p->uffd, um_page_address(r, page), um_page_memory(r, page)))
-    um_page_wake(r, page, 1); /* the mapping is changing under us: it faults again */
+  um_frame *f = &p->frames[id];
+  atomic_store(&f->born_ns, um_now_ns());
+  atomic_store(&f->opened, true);
+  um_blocks_open(r, f, page, offset);
   unbusy(r, page, 0);
   return true;
 }
@@ -53,7 +55,6 @@ static bool drop(um_region *r, uint64_t page, um_word w) {
   um_frame_id id = um_word_frame(w);
   if (!um_page_change(r, page, &w, um_word_make(UM_EVICTING, w & UM_WAITER, id)))
     return false;
-  um_frame_unlist(r->pager, id);
   um_evict_drop(r, page, 1);
   return true;
 }
@@ -68,10 +69,12 @@ static enum outcome wait_for_owner(um_region *r, uint64_t page, um_word w) {
  * fault on one page meanwhile each queue a fill; all but one find it done. */
 static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
   um_pager *p = r->pager;
-  *id = um_frame_take(p, r, page);
+  *id = um_frame_take(p, r, page, 1);
   if (*id == UM_NIL)
     return WAKE; /* more faults under way than there can be pages: it tries again */
   um_frame *f = &p->frames[*id];
+  f->touched = page;
+  f->offset = m->address - r->address;
   f->write = write;
   f->fault_ns = um_now_ns();
   f->thread_id = m->thread_id;
@@ -84,14 +87,14 @@ static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uf
   return FILL;
 }
 
-static enum outcome write_to_protected(um_region *r, uint64_t page, um_word w) {
+static enum outcome write_to_protected(um_region *r, uint64_t page, uint64_t offset, um_word w) {
   switch (um_word_state(w)) {
   case UM_CLEAN:
   case UM_DIRTY:
   case UM_WRITING:
     if (w & UM_BUSY)
       return wait_for_owner(r, page, w);
-    if (!unprotect(r, page, w))
+    if (!unprotect(r, page, offset, w))
       return AGAIN;
     UM_COUNT(r, protect_faults, 1);
     return DONE;
@@ -173,7 +176,7 @@ void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
       outcome = wait_for_owner(r, page, w);
       break;
     default:
-      outcome = protected ? write_to_protected(r, page, w) : missing_but_there(r, page, w, m);
+      outcome = protected ? write_to_protected(r, page, m->address - r->address, w) : missing_but_there(r, page, w, m);
     }
   } while (outcome == AGAIN);
   if (outcome == FILL)

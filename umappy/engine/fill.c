@@ -1,4 +1,4 @@
-/* fill.c: a filler brings a page in for a fault.
+/* fill.c: a filler brings a page in for a fault, and with it the run of neighbours that read-ahead planned.
  *
  * The store reads into the worker's staging buffer; the mechanism places it. A page larger than the buffer is placed
  * piece by piece, protected, and opened at the end, so that nobody writes into a page that may still fail.
@@ -9,6 +9,7 @@
  *
  * Race: fault against fault. Two threads fault on one absent page and two fills are queued; who claims second, or finds
  * the page not absent any more, only wakes. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -33,11 +34,11 @@ int um_fill_place_failed(um_region *r, uint64_t page, bool protect) {
   return 0;
 }
 
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
-    int code = r->store->ops->read(r->store, offset, w->staging, length, error);
+    int code = r->store->ops->read(r->store, offset, buffer, length, error);
     UM_COUNT(r, store_reads, 1);
     if (code == 0) {
       UM_COUNT(r, bytes_read, length);
@@ -57,13 +58,13 @@ int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bo
   for (uint64_t done = 0; done < memory;) {
     uint64_t n = um_min(memory - done, w->staging_size);
     uint64_t data = um_min(n, r->size - start - done);
-    int code = um_fill_read(w, r, start + done, data, error);
+    int code = um_fill_read(w, r, start + done, w->staging, data, error);
     if (code)
       return code;
     memset((char *)w->staging + data, 0, n - data);
     um_gate_enter_wait(r);
-    if (!protect)
-      um_page_open(r, first, count);
+    if (!protect && done == 0)
+      um_run_open(r, first, count);
     code = r->pager->mechanism->place(r, r->address + start + done, w->staging, n, protect);
     um_gate_leave(r);
     if (code)
@@ -108,12 +109,12 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
 
 static void place(um_pager *p, um_region *r, um_frame_id id, enum um_state state) {
   um_frame *f = &p->frames[id];
-  uint64_t page = f->page;
-  f->born_ns = um_now_ns();
+  uint64_t first = f->page, count = f->count;
+  atomic_store(&f->born_ns, um_now_ns());
   um_fault_served(r, f);
-  um_frame_list(p, id); /* before the release: afterwards the descriptor may be somebody else's */
-  um_page_release(r, page, state);
-  um_page_wake(r, page, 1);
+  um_frame_list(p, id, UM_LIST_RESIDENT); /* before the release: afterwards the descriptor may be somebody else's */
+  um_run_release(r, first, count, state);
+  um_page_wake(r, first, count);
   um_gate_leave(r);
 }
 
@@ -131,35 +132,78 @@ static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
   }
   /* The kernel has no memory for it either. Not a page we can answer for: the thread faults again. */
   um_memory_drop(r, um_page_address(r, page), length);
-  um_page_absent(r, page);
+  um_run_absent(r, page, 1);
   um_gate_leave(r);
   um_budget_release(p, length);
 }
 
-/* False: the fill is not needed any more, and its descriptor is given back. */
-static bool claim(um_pager *p, um_region *r, um_frame_id id, bool reserved) {
-  uint64_t page = p->frames[id].page, length = um_page_memory(r, page);
+/* The fill is not needed any more. */
+static void dismiss(um_pager *p, um_region *r, um_frame_id id) {
   um_gate_enter_wait(r);
-  bool claimed = reserved && um_page_claim(r, page, id);
-  if (!claimed) {
-    um_frame_give(p, id);
-    um_page_wake(r, page, 1);
+  um_page_wake(r, p->frames[id].touched, 1);
+  um_frame_give(p, id);
+  atomic_fetch_sub(&r->asked, 1);
+  um_gate_leave(r);
+}
+
+/* The run as planned may hold pages that are not absent: what of it surrounds the page that was touched. */
+static void trim(um_region *r, um_frame *f) {
+  uint64_t first = f->touched, end = f->touched + 1;
+  while (first > f->page && um_page_load(r, first - 1) == 0)
+    first--;
+  while (end < f->page + f->count && um_page_load(r, end) == 0)
+    end++;
+  f->page = first;
+  f->count = (uint32_t)(end - first);
+}
+
+static void alone(um_frame *f) {
+  f->page = f->touched;
+  f->count = 1;
+}
+
+/* Gives back claimed pages that will not be filled; the descriptor stays while another page names it. */
+static void unclaim(um_region *r, uint64_t first, uint64_t count) {
+  if (count == 0)
+    return;
+  um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
+  um_run_absent(r, first, count);
+  um_budget_release(r->pager, um_run_memory(r, first, count));
+}
+
+/* Memory and bookkeeping of the run are reserved. False: the touched page is not absent any more, and the descriptor is
+ * given back. */
+static bool claim(um_pager *p, um_region *r, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  uint64_t first = f->page, count = f->count, touched = f->touched, memory = um_run_memory(r, first, count);
+  um_gate_enter_wait(r);
+  uint64_t n = um_run_claim(r, first, count, id);
+  um_budget_release(p, memory - (n ? um_run_memory(r, first, n) : 0));
+  bool claimed = first + n > touched;
+  if (claimed) {
+    f->count = (uint32_t)n;
+  } else {
+    um_page_wake(r, touched, 1); /* a run cut short by somebody's claim: who still wants the page faults again */
+    if (n)
+      unclaim(r, first, n);
+    else
+      um_frame_give(p, id);
   }
   atomic_fetch_sub(&r->asked, 1);
   um_gate_leave(r);
-  if (reserved && !claimed)
-    um_budget_release(p, length);
   return claimed;
 }
 
 static void give_up(um_pager *p, um_region *r, um_frame_id id) {
-  uint64_t page = p->frames[id].page, cost = um_page_cost(r, page);
+  um_frame *f = &p->frames[id];
   um_error error, write_error;
+  alone(f);
+  uint64_t page = f->page, cost = um_run_cost(r, page, 1);
   if (!reserve_kept(p, cost)) {
     starve(p, id, cost); /* the next tick gives it up again */
     return;
   }
-  if (!claim(p, r, id, true))
+  if (!claim(p, r, id))
     return;
   pthread_mutex_lock(&p->lock);
   write_error = p->write_error;
@@ -170,36 +214,57 @@ static void give_up(um_pager *p, um_region *r, um_frame_id id) {
   fail(p, r, id, &error);
 }
 
+/* A run is a guess: when memory is short, or a part of it cannot be read, the touched page is filled alone. */
 void um_fill_demand(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  uint64_t page = f->page, length = um_page_memory(r, page), cost = um_page_cost(r, page);
   um_error error = {0};
 
-  if (um_page_load(r, page) != 0) {
-    claim(p, r, id, false);
+  if (um_page_load(r, f->touched) != 0) {
+    dismiss(p, r, id);
     return;
   }
-  if (!reserve(p, cost)) {
+  if (um_run_memory(r, f->page, f->count) > w->staging_size)
+    alone(f);
+  trim(r, f);
+  if (f->count > 1 && !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
+    alone(f);
+  else if (f->count > 1)
+    goto reserved;
+  if (!reserve(p, um_run_cost(r, f->page, 1))) {
     if (f->give_up)
       give_up(p, r, id);
     else
-      starve(p, id, cost);
+      starve(p, id, um_run_cost(r, f->page, 1));
     return;
   }
-  if (!claim(p, r, id, true))
+reserved:
+  if (!claim(p, r, id))
     return;
-  bool pieces = length > w->staging_size;
-  if (um_fill_pages(w, r, page, 1, !f->write || pieces, &error)) {
-    fail(p, r, id, &error);
-    return;
+  bool blocks = um_blocks_tracked(r), pieces = um_run_memory(r, f->page, 1) > w->staging_size;
+  bool protect = !f->write || blocks || pieces;
+  if (um_fill_pages(w, r, f->page, f->count, protect, &error)) {
+    uint64_t first = f->page, end = first + f->count;
+    bool again = f->count > 1;
+    alone(f);
+    um_gate_enter_wait(r);
+    unclaim(r, first, f->touched - first);
+    unclaim(r, f->touched + 1, end - f->touched - 1);
+    um_gate_leave(r);
+    if (!again || um_fill_pages(w, r, f->page, 1, protect, &error)) {
+      fail(p, r, id, &error);
+      return;
+    }
   }
-  UM_COUNT(r, fills, 1);
+  UM_COUNT(r, fills, f->count);
   um_gate_enter_wait(r);
-  if (f->write && pieces) {
-    um_page_open(r, page, 1);
-    um_uffd_unprotect(p->uffd, um_page_address(r, page), length);
+  if (f->write) {
+    atomic_store(&f->opened, true);
+    if (protect) {
+      um_run_open(r, f->page, 1);
+      um_blocks_open(r, f, f->page, f->offset);
+    }
   }
   place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
 }

@@ -43,7 +43,8 @@
 
 #define UM_PAGE_SIZE_MIN 4096u
 #define UM_PAGE_SIZE_MAX (64u << 20)
-#define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run */
+#define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run that is copied */
+#define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
 #define UM_GRACE_NS 1000000u      /* a page just placed stays this long ... */
 #define UM_GRACE_TURNS 8u         /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
@@ -55,20 +56,37 @@
 typedef uint64_t um_word;
 typedef uint32_t um_frame_id;
 
-/* A frame descriptor: what the engine remembers of a page that is filling or resident. */
+/* A frame descriptor: what the engine remembers of a run of pages that is filling, resident or on standby. The words of
+ * its pages name it. It is given back with the last of them. */
 typedef struct um_frame {
-  um_region *region;        /* set by who took the descriptor; constant until it is given back */
-  uint64_t page;            /* likewise */
-  _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the page's owner */
-  uint64_t fault_ns;        /* when its fault was read, 0: prefetch; the filler's */
-  uint32_t thread_id;       /* whose fault; the filler's */
-  uint32_t thread_turn;     /* that thread's count of faults then; grace */
-  um_frame_id prev;         /* frames_lock: eviction list; */
-  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
-  bool listed;              /* frames_lock: on the eviction list */
-  bool write;               /* the fault was a write; the filler's */
+  um_region *region;     /* set by who took the descriptor; constant until it is given back */
+  uint64_t page;         /* first of the run; its filler's until pages are claimed, then constant, and so these two: */
+  uint32_t count;        /* pages of the run; some may have left since */
+  _Atomic uint32_t live; /* pages whose words name it */
+  uint64_t touched;      /* the page that faulted; the filler's, and so the five below: */
+  uint64_t offset;       /* of the fault, bytes from the start of the region */
+  uint64_t fault_ns;     /* when its fault was read, 0: prefetch */
+  uint32_t thread_id;    /* whose fault */
+  uint32_t thread_turn;  /* that thread's count of faults then; grace */
+  _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the run's owner */
+  _Atomic uint64_t blocks;  /* pages above 64 KiB that are tracked: the dirty blocks of the page; blocks.h */
+  um_frame_id prev;         /* frames_lock: eviction list or standby list; */
+  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: lists */
+  uint32_t chunk;           /* STANDBY: where its bytes are; the run's owner's */
+  uint8_t list;             /* UM_LIST_...; frames_lock */
+  bool picked;              /* an evictor works on it; frames_lock */
+  bool write;               /* to be filled writable; the filler's */
   bool give_up;             /* pager->lock: it waited for memory too long */
+  _Atomic bool opened;      /* some page of it was writable, ever */
+  _Atomic bool ahead;       /* read ahead and not touched yet */
 } um_frame;
+
+enum { UM_LIST_NONE, UM_LIST_RESIDENT, UM_LIST_STANDBY };
+
+typedef struct um_list {
+  um_frame_id head, tail;
+  uint64_t length;
+} um_list;
 
 typedef struct um_queue {
   um_frame_id head, tail;
@@ -114,7 +132,8 @@ struct um_region {
   _Atomic uint32_t filling;          /* pages FILLING */
   _Atomic uint32_t writing;          /* pages WRITING */
   _Atomic uint64_t dirty;            /* bytes in pages DIRTY or WRITING */
-  _Atomic uint64_t resident;         /* bytes in pages that are in memory */
+  _Atomic uint64_t resident;         /* bytes in pages that are mapped */
+  _Atomic uint64_t standby;          /* bytes in pages STANDBY */
   _Atomic uint32_t jobs;             /* jobs not yet finished */
   _Atomic uint64_t charged;          /* bytes of bookkeeping in the budget; words.c */
   _Atomic uint64_t write_backoff_ns; /* the store failed: no write-back for eviction before this; 0: it did not */
@@ -156,7 +175,7 @@ typedef struct um_worker {
 } um_worker;
 
 struct um_pager {
-  int uffd, kick, pagemap;                            /* constant */
+  int uffd, kick, pagemap, self;                      /* constant; self: pidfd of this process, or -1 */
   uint64_t uffd_inode;                                /* constant: to see that somebody closed it under us */
   uint32_t uffd_mode;                                 /* constant */
   uint64_t generation;                                /* constant: which process made it; fork.c */
@@ -177,13 +196,12 @@ struct um_pager {
   um_counters retired; /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
-  um_frame *frames;                 /* frames_lock for lists; see um_frame */
-  uint64_t frames_mapped;           /* constant */
-  uint32_t frame_capacity;          /* constant */
-  uint32_t frames_made;             /* descriptors ever used; frames_lock */
-  um_frame_id free_frames;          /* frames_lock */
-  um_frame_id list_head, list_tail; /* eviction list, oldest first; frames_lock */
-  uint64_t list_length;             /* frames_lock */
+  um_frame *frames;          /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;    /* constant */
+  uint32_t frame_capacity;   /* constant */
+  uint32_t frames_made;      /* descriptors ever used; frames_lock */
+  um_frame_id free_frames;   /* frames_lock */
+  um_list resident, standby; /* oldest first; frames_lock */
 
   pthread_mutex_t lock;
   pthread_cond_t work;       /* fillers wait here */
@@ -239,6 +257,8 @@ extern uint64_t um_host_page;
 void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
 void um_memory_unmap(void *address, uint64_t length);
 int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
+struct iovec;
+uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count); /* how many, maybe none */
 
 /* page geometry */
 static inline uintptr_t um_page_address(const um_region *r, uint64_t page) {
@@ -267,12 +287,13 @@ uint64_t um_budget_short(um_pager *p); /* bytes below the high water: 0, and the
 int um_memory_wait(um_pager *p, uint64_t bytes, uint64_t keep, uint64_t deadline_ns); /* 0: reserved */
 
 /* frames.c */
-um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page);
-void um_frame_give(um_pager *p, um_frame_id id);
-void um_frame_list(um_pager *p, um_frame_id id);   /* to the young end of the eviction list, from wherever it is */
-void um_frame_unlist(um_pager *p, um_frame_id id); /* no-op when it is not listed */
-void um_frame_unlink(um_pager *p, um_frame_id id); /* the same with frames_lock held */
-void um_frame_relist(um_pager *p, um_frame_id id); /* um_frame_list with frames_lock held */
+um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t count); /* UM_NIL: no descriptor left */
+void um_frame_give(um_pager *p, um_frame_id id);                                     /* no word names it */
+void um_frame_forget(um_pager *p, um_frame_id id); /* whatever names it; frames_lock held */
+void um_frame_drop(um_pager *p, um_frame_id id,
+                   uint32_t pages);                          /* so many words name it no more; gives it, at the last */
+void um_frame_list(um_pager *p, um_frame_id id, int list);   /* to the young end, from wherever it is */
+void um_frame_relist(um_pager *p, um_frame_id id, int list); /* the same with frames_lock held */
 bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now);
 void um_queue_push(um_pager *p, um_queue *q, um_frame_id id);
 um_frame_id um_queue_pop(um_pager *p, um_queue *q);
@@ -296,7 +317,7 @@ void um_fault_served(um_region *r, const um_frame *f); /* histogram */
 
 /* fill.c, prefetch.c */
 void um_fill_demand(um_worker *w, um_frame_id id);
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error);
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
 bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run,

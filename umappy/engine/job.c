@@ -2,6 +2,7 @@
  * range or of a list of pages, done by fillers. Ranges are cut into spans, prefetch into runs; each worker claims the
  * next, so several work on a job at once. The caller waits with a deadline and may walk away; the job goes on. A region
  * cannot be closed while it has jobs. */
+#include "blocks.h"
 #include "page.h"
 
 #include <limits.h>
@@ -196,7 +197,6 @@ static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
     if ((state != UM_CLEAN && state != UM_FAILED) || (w & UM_BUSY) ||
         !um_page_change(r, page + count, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
       break;
-    um_frame_unlist(r->pager, um_word_frame(w));
     count++;
   }
   if (count)
@@ -206,7 +206,7 @@ static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
 
 static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t last) {
   um_region *r = job->region;
-  uint64_t limit = um_max(1, w->staging_size >> r->page_shift), pages = 0;
+  uint64_t limit = um_run_limit(r, w->staging_size), pages = 0;
   bool evict[RUN_PAGES];
   memset(evict, job->kind == UM_JOB_EVICT, sizeof evict);
   um_error error;
@@ -341,8 +341,8 @@ bool um_job_prefetch_waits(um_pager *p) {
   return prefetch_job(p) != NULL;
 }
 
-/* pager->lock held. One run at a time, so that faults, and who cancels, come between any two: claiming eight at once was
- * no faster (20,000 scattered pages, 64 fillers). */
+/* pager->lock held. One run at a time, so that faults, and who cancels, come between any two: claiming eight at once
+ * was no faster (20,000 scattered pages, 64 fillers). */
 static void next_run(um_job *job, uint64_t limit, uint64_t *first, uint64_t *count) {
   uint64_t from = job->cursor, end = um_min(job->end, from + limit);
   *first = job->list ? job->list[from] : from;
@@ -361,7 +361,7 @@ bool um_job_prefetch_step(um_worker *w) {
     return false;
   if (has_runs(job)) {
     uint64_t first, count, filled = 0;
-    next_run(job, um_max(1, w->staging_size >> job->region->page_shift), &first, &count);
+    next_run(job, um_run_limit(job->region, w->staging_size), &first, &count);
     job->active++;
     p->prefetching++;
     if (p->idle && um_work_may_prefetch(p) && prefetch_job(p))

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define THREAD_STACK (256u << 10)
@@ -74,7 +75,7 @@ static void destroy(um_pager *p) {
   for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
     um_memory_unmap(p->evictors[i].staging, p->evictors[i].staging_size);
   um_memory_unmap(p->frames, p->frames_mapped);
-  for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, -2}; *fd != -2; fd++)
+  for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, p->self, -2}; *fd != -2; fd++)
     if (*fd >= 0)
       close(*fd);
   free(p->fillers);
@@ -87,6 +88,7 @@ static int open_descriptors(um_pager *p, uint32_t mode) {
   uint64_t features;
   struct stat st;
   p->kick = p->pagemap = -1;
+  p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
   p->uffd = um_uffd_open(mode, &p->uffd_mode, &features);
   if (p->uffd < 0)
     return p->uffd;

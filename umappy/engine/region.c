@@ -36,7 +36,7 @@ um_region *um_region_enter(um_pager *p, uintptr_t address) {
 static void set_needs(um_pager *p) { /* regions_lock held */
   uint64_t cost = 0, memory = 0;
   for (uint32_t i = 0; i < p->region_count; i++) {
-    cost = um_max(cost, p->regions[i]->page_size + um_words_cost(p->regions[i]));
+    cost = um_max(cost, p->regions[i]->page_size + um_words_cost_most(p->regions[i]));
     memory = um_max(memory, um_pager_memory_min(p->regions[i]->page_size, p->filler_count, p->evictor_count));
   }
   atomic_store(&p->emergency, cost);
@@ -140,21 +140,14 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
 
 /* The range is unmapped already and may be somebody else's: only descriptors and counts are given back. */
 static void give_back(um_pager *p, um_region *r) {
-  uint64_t bytes = 0;
   pthread_mutex_lock(&p->frames_lock);
-  for (um_frame_id id = p->list_head, next; id != UM_NIL; id = next) {
-    um_frame *f = &p->frames[id];
-    next = f->next;
-    if (f->region != r)
-      continue;
-    bytes += um_page_memory(r, f->page);
-    um_frame_unlink(p, id);
-    f->region = NULL;
-    f->next = p->free_frames;
-    p->free_frames = id;
+  for (um_frame_id id = p->resident.head, next; id != UM_NIL; id = next) {
+    next = p->frames[id].next;
+    if (p->frames[id].region == r)
+      um_frame_forget(p, id);
   }
   pthread_mutex_unlock(&p->frames_lock);
-  um_budget_release(p, bytes);
+  um_budget_release(p, atomic_load(&r->resident));
   um_budget_uncharge(p, atomic_load(&r->charged));
 }
 
@@ -193,6 +186,15 @@ int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *o
   return 0;
 }
 
+/* frames_lock held. A failed page of the run becomes EVICTING and the caller's. */
+static bool take_failed(um_region *r, um_frame_id id, uint64_t *page) {
+  const um_frame *f = &r->pager->frames[id];
+  for (*page = f->page; *page < f->page + f->count; (*page)++)
+    if (um_run_take(r, *page, 1, UM_IN(UM_FAILED), id, UM_EVICTING))
+      return true;
+  return false;
+}
+
 int um_region_retry(um_region *r) {
   um_pager *p = r->pager;
   int count = 0;
@@ -202,15 +204,9 @@ int um_region_retry(um_region *r) {
     if (!um_gate_enter(r))
       return count;
     pthread_mutex_lock(&p->frames_lock);
-    for (id = p->list_head; id != UM_NIL; id = p->frames[id].next) {
-      page = p->frames[id].page;
-      um_word w;
-      if (p->frames[id].region != r || um_word_state(w = um_page_load(r, page)) != UM_FAILED || (w & UM_BUSY) ||
-          !um_page_change(r, page, &w, um_word_make(UM_EVICTING, 0, id)))
-        continue;
-      um_frame_unlink(p, id);
-      break;
-    }
+    for (id = p->resident.head; id != UM_NIL; id = p->frames[id].next)
+      if (p->frames[id].region == r && take_failed(r, id, &page))
+        break;
     pthread_mutex_unlock(&p->frames_lock);
     if (id != UM_NIL) {
       um_evict_drop(r, page, 1);

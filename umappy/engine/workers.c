@@ -3,7 +3,8 @@
  * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
  * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
  * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
- * filler. Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
+ * filler. Demand before prefetch, always. Where fillers are few, prefetch leaves one of them free for demand; where
+ * they are many, one is done so soon that a fault need not have its own.
  *
  * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
 #include "mechanism.h"
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #define MESSAGES 16
+#define MANY_FILLERS 8
 
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns) {
   struct timespec at = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
@@ -133,8 +135,8 @@ static um_frame_id lead(um_pager *p) {
 }
 
 bool um_work_may_prefetch(const um_pager *p) {
-  uint32_t most = p->filler_count > 2 ? p->filler_count - 2 : 1;
-  return p->prefetching < most && p->demand.length == 0;
+  uint32_t spare = p->filler_count >= 3 && p->filler_count < MANY_FILLERS, most = p->filler_count - 1 - spare;
+  return p->prefetching < um_max(1, most) && p->demand.length == 0;
 }
 
 void *um_filler_main(void *worker) {
