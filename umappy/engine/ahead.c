@@ -136,9 +136,10 @@ bool um_ahead_step(um_worker *w) {
   p->prefetching++;
   pthread_mutex_unlock(&p->lock);
 
-  bool memory;
-  if (!um_ahead_read(w, &a, NULL))
-    UM_COUNT(r, readahead, um_prefetch_pages(w, r, a.first, a.count, false, &memory));
+  uint64_t filled = 0;
+  if (!um_ahead_read(w, &a, NULL) && !um_prefetch_run(w, r, a.first, a.count, false, &filled))
+    um_evict_ask(p);
+  UM_COUNT(r, readahead, filled);
   atomic_fetch_sub(&r->asked, 1);
 
   pthread_mutex_lock(&p->lock);

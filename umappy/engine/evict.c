@@ -22,8 +22,7 @@
 
 #define BATCH 64     /* stretches of pages, clean and dirty each */
 #define LOOK 256     /* list entries looked at for a batch */
-#define CLAIM_RUNS 4 /* staging buffers claimed at once: what is WRITING can neither leave nor be written by a flush   \
-                      */
+#define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 typedef um_leaving victim;

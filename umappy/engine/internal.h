@@ -24,10 +24,12 @@
  *     region->errors.lock  failure records                                   error.c
  *     pool->fresh_lock     the address where new chunks are made             pool.c
  *     pool->lock           lists of chunks                                   pool.c
+ *     region->advice.lock  who advises; taken with no other                  advise.c
  */
 #ifndef UM_INTERNAL_H
 #define UM_INTERNAL_H
 
+#include "advise.h"
 #include "store.h"
 #include "umappy.h"
 
@@ -150,6 +152,7 @@ struct um_region {
   _Atomic uint32_t wasted;           /* how many since the leader looked */
   _Atomic uint64_t untold;           /* failure records nobody was told of */
   um_errors errors;
+  um_advice_table advice;
   um_counters counters;
   void *fork_slot; /* fork.c */
 };
@@ -161,9 +164,11 @@ struct um_job {
   um_pager *pager;   /* constant; valid while the region's binding is */
   um_job_kind kind;  /* constant */
   bool durable;      /* flush the store at the end; constant */
-  uint64_t cursor;   /* next page to claim; pager->lock, and so all below */
-  uint64_t end;      /* page after the last */
-  uint64_t pages;    /* written, evicted or filled */
+  uint64_t *list;    /* prefetch of these pages; NULL: of a range. Constant, and list_length: for what it is counted */
+  uint64_t list_length;
+  uint64_t cursor; /* next page, or place in the list, to claim; pager->lock, and so all below */
+  uint64_t end;    /* after the last */
+  uint64_t pages;  /* written, evicted or filled */
   uint32_t refs, active, failures;
   bool cancelled, done;
   um_error error; /* the first; code 0: none */
@@ -362,8 +367,8 @@ void um_fill_demand(um_worker *w, um_frame_id id);
 int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
-uint64_t um_prefetch_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool patient, bool *memory);
-bool um_prefetch_run(um_worker *w, um_job *job); /* pager->lock held; let go inside. False: no memory */
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
+                     uint64_t *filled); /* adds to *filled. False: no memory */
 
 /* ahead.c */
 struct um_run_plan;
@@ -401,9 +406,10 @@ bool um_job_prefetch_waits(um_pager *p); /* pager->lock held */
 /* workers.c */
 void *um_filler_main(void *worker);
 void *um_evictor_main(void *worker);
-void um_work_post(um_pager *p);     /* pager->lock held: something was added for fillers */
-void um_memory_freed(um_pager *p);  /* somebody may be waiting for it */
-void um_starved_check(um_pager *p); /* gives up fills that waited too long */
+void um_work_post(um_pager *p);               /* pager->lock held: something was added for fillers */
+bool um_work_may_prefetch(const um_pager *p); /* pager->lock held */
+void um_memory_freed(um_pager *p);            /* somebody may be waiting for it */
+void um_starved_check(um_pager *p);           /* gives up fills that waited too long */
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
 
 /* keeper.c: nobody closes the uffd unseen */

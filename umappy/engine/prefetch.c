@@ -72,6 +72,8 @@ static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t
   uint64_t limit = um_min(end - page, um_run_limit(r, w->staging_size)), count = 0;
   while (count < limit && um_page_load(r, page + count) == 0)
     count++;
+  if (count == 0) /* somebody was first */
+    return UM_NIL;
   while (count > 0 && !reserve(p, um_run_cost(r, page, count), patient && count == 1))
     count /= 2;
   *memory = count > 0;
@@ -93,34 +95,19 @@ static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t
   return UM_NIL;
 }
 
-uint64_t um_prefetch_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool patient, bool *memory) {
-  uint64_t filled = 0, page = first, end = first + count;
-  *memory = true;
-  while (page < end && *memory) {
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient, uint64_t *filled) {
+  uint64_t end = page + run;
+  bool memory = true;
+  while (page < end && memory) {
     if (um_page_load(r, page) != 0) {
       page++;
       continue;
     }
-    um_frame_id id = claim_run(w, r, page, end, patient, memory);
+    um_frame_id id = claim_run(w, r, page, end, patient, &memory);
     uint64_t n = id == UM_NIL ? 1 : w->pager->frames[id].count;
     if (id != UM_NIL)
-      filled += fill_run(w, r, id);
+      *filled += fill_run(w, r, id);
     page += n;
   }
-  return filled;
-}
-
-bool um_prefetch_run(um_worker *w, um_job *job) {
-  um_pager *p = w->pager;
-  uint64_t page = job->cursor;
-  uint64_t end = um_min(job->end, page + um_max(1, w->staging_size >> job->region->page_shift));
-  bool memory;
-  job->cursor = end;
-  job->active++;
-  pthread_mutex_unlock(&p->lock);
-  uint64_t filled = um_prefetch_pages(w, job->region, page, end - page, true, &memory);
-  pthread_mutex_lock(&p->lock);
-  job->active--;
-  job->pages += filled;
   return memory;
 }

@@ -160,6 +160,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
   r->page_count = (size + page_size - 1) >> r->page_shift;
   r->writable = options->writable;
   pthread_mutex_init(&r->errors.lock, NULL);
+  um_advise_init(r);
   int code = um_words_create(r);
   if (code) {
     free(r);
@@ -220,6 +221,7 @@ void um_region_forget(um_region *r) {
   um_uffd_wake(p->uffd, r->address, r->mapped); /* who still waits there finds the mapping gone */
   end_readahead(r);
   um_words_destroy(r);
+  um_advise_destroy(r);
   pthread_mutex_destroy(&r->errors.lock);
   free(r);
 }

@@ -178,8 +178,15 @@ int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, 
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
 int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
+int um_region_advise(um_region *region, uint64_t offset, uint64_t length,
+                     int hint); /* -ENOSPC: too many separate ranges */
 int um_region_tainted(um_region *region);
 int um_region_retry(um_region *region); /* failed pages become absent again; how many */
+
+#define UM_ADVISE_NORMAL 0
+#define UM_ADVISE_SEQUENTIAL 1
+#define UM_ADVISE_RANDOM 2
+#define UM_ADVISE_WILLWRITE 3
 
 #define UM_PAGE_ABSENT 0
 #define UM_PAGE_CLEAN 1
@@ -191,6 +198,8 @@ int um_region_retry(um_region *region); /* failed pages become absent again; how
 um_job *um_region_flush_start(um_region *region, uint64_t offset, uint64_t length, int durable);
 um_job *um_region_evict_start(um_region *region, uint64_t offset, uint64_t length);
 um_job *um_region_prefetch_start(um_region *region, uint64_t offset, uint64_t length);
+um_job *um_region_prefetch_pages_start(um_region *region, const uint64_t *pages,
+                                       uint64_t count); /* rising page numbers; NULL also when they are not */
 int um_job_wait(um_job *job, uint32_t timeout_ms, um_error *error); /* 0, -ETIMEDOUT, or -code with error filled */
 uint64_t um_job_pages(um_job *job);
 void um_job_release(um_job *job);

@@ -3,7 +3,8 @@
  * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
  * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
  * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
- * filler. Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
+ * filler. Demand before prefetch, always. Where fillers are few, prefetch leaves one of them free for demand; where
+ * they are many, one is done so soon that a fault need not have its own.
  *
  * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
 #include "mechanism.h"
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #define MESSAGES 16
+#define MANY_FILLERS 8
 
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns) {
   struct timespec at = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
@@ -136,9 +138,9 @@ static um_frame_id lead(um_pager *p) {
   return UM_NIL;
 }
 
-static bool may_prefetch(const um_pager *p) {
-  uint32_t most = p->filler_count > 2 ? p->filler_count - 2 : 1;
-  return p->prefetching < most && p->demand.length == 0;
+bool um_work_may_prefetch(const um_pager *p) {
+  uint32_t spare = p->filler_count >= 3 && p->filler_count < MANY_FILLERS, most = p->filler_count - 1 - spare;
+  return p->prefetching < um_max(1, most) && p->demand.length == 0;
 }
 
 void *um_filler_main(void *worker) {
@@ -152,7 +154,7 @@ void *um_filler_main(void *worker) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
       pthread_mutex_lock(&p->lock);
-    } else if (!may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w))) {
+    } else if (!um_work_may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w))) {
       if (!p->leader || p->demand.length)
         continue;
       p->idle++;
