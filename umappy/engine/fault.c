@@ -134,15 +134,16 @@ static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uf
   return FILL;
 }
 
-/* A run that was read ahead is reached: what comes after it is asked for. */
-static void trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id) {
+/* A run that was read ahead is reached: what comes after it is asked for. True: its reader writes every page. */
+static bool trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id) {
   um_run_plan plans[UM_READAHEAD_PLANS];
   if (!r->readahead)
-    return;
+    return false;
   note_waste(r);
   unsigned planned = um_readahead_trigger(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
   if (planned > 1)
     um_ahead_plan(r, plans + 1, planned - 1);
+  return r->writable && plans[0].write;
 }
 
 /* Taken back at once where that is a system call; where it is a copy, by whoever fills. */
@@ -155,8 +156,7 @@ static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write
     return AGAIN;
   }
   um_frame *f = &p->frames[own];
-  f->write |= write;
-  trigger(r, page, f->write, m->thread_id);
+  f->write = trigger(r, page, write, m->thread_id);
   if (um_standby_moves(r, f->write)) {
     um_standby_return(r, own, page, f->write);
     return DONE;
