@@ -33,10 +33,12 @@ void um_advise_destroy(um_region *r) {
 }
 
 /* Every load of a bound acquires, every store of one releases: who sees a new bound sees the odd version too. */
-enum um_advice um_advise_at(um_region *r, uint64_t page) {
+enum um_advice um_advise_at(um_region *r, uint64_t page, uint64_t *end) {
   um_advice_table *t = &r->advice;
   uint32_t version = atomic_load_explicit(&t->version, memory_order_acquire);
-  uint32_t low = 0, high = atomic_load_explicit(&t->count, memory_order_acquire);
+  uint32_t low = 0, high = atomic_load_explicit(&t->count, memory_order_acquire), count = high;
+  if (end)
+    *end = r->page_count;
   if (high == 0 || version % 2)
     return UM_ADVICE_NORMAL;
   const _Atomic uint64_t *bounds = atomic_load_explicit(&t->bounds, memory_order_acquire);
@@ -51,6 +53,8 @@ enum um_advice um_advise_at(um_region *r, uint64_t page) {
       high = middle;
     }
   }
+  if (end && low < count)
+    *end = page_of(atomic_load_explicit(&bounds[low], memory_order_acquire));
   return atomic_load_explicit(&t->version, memory_order_relaxed) == version ? advice_of(found) : UM_ADVICE_NORMAL;
 }
 
