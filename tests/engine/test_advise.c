@@ -38,7 +38,11 @@ static void test_any_calls_leave_what_the_last_for_each_page_said(void) {
     memset(model + first, hint, count);
     uint32_t bounds = 0;
     for (uint64_t page = 0; page < PAGES; page++) {
+      uint64_t from, to;
       CHECK_EQUAL(um_advise_at(r.region, page), model[page]);
+      CHECK_EQUAL(um_advise_range(r.region, page, &from, &to), model[page]);
+      CHECK(from <= page && page < to && model[from] == model[page] && model[to - 1] == model[page]);
+      CHECK((from == 0 || model[from - 1] != model[page]) && (to == PAGES || model[to] != model[page]));
       bounds += model[page] != (page ? model[page - 1] : 0);
     }
     CHECK_EQUAL(atomic_load(&r.region->advice.count), bounds + (model[PAGES - 1] != 0)); /* merged */
