@@ -86,6 +86,13 @@ class um_stats:
     fill_errors: int
     write_errors: int
     retries: int
+    readahead: int
+    readahead_used: int
+    readahead_wasted: int
+    standby_hits: int
+    pinned: int
+    standby: int
+    idle: int
     @property
     def fault_ns(self) -> Memory: ...
     fillers: int
@@ -147,6 +154,10 @@ class Lib:
     UM_UFFD_DEVICE: int
     UM_UFFD_SYSCALL: int
     UM_UFFD_USER_MODE_ONLY: int
+
+    UM_MECHANISM_AUTO: int
+    UM_MECHANISM_COPY: int
+    UM_MECHANISM_MOVE: int
 
     UM_OP_READ: int
     UM_OP_WRITE: int
@@ -224,6 +235,7 @@ class Lib:
     UM_PAGE_DIRTY: int
     UM_PAGE_BUSY: int
     UM_PAGE_FAILED: int
+    UM_PAGE_STANDBY: int
 
     def um_region_flush_start(self, region: um_region, offset: int, length: int, durable: int, /) -> um_job: ...
     def um_region_evict_start(self, region: um_region, offset: int, length: int, /) -> um_job: ...

@@ -94,13 +94,13 @@ class Region(mmap.mmap):
         raise TypeError("regions are made by umappy.umap(store, size)")
 
     @classmethod
-    def _map(cls, store: Store, size: int, *, writable: bool, page_size: int, pager: Pager) -> Self:
+    def _map(cls, store: Store, size: int, *, writable: bool, page_size: int, pager: Pager, readahead: bool) -> Self:
         self = _make_mapping(cls, size, writable)
         view = ffi.from_buffer(self)
         address = int(ffi.cast("uintptr_t", view))
         ffi.release(view)
         out = ffi.new("um_region **")
-        options = ffi.new("um_region_options *", {"page_size": page_size, "writable": writable})
+        options = ffi.new("um_region_options *", {"page_size": page_size, "writable": writable, "readahead": readahead})
         store_pointer = store._release()
         try:
             with pager._handle.use() as pager_pointer:

@@ -2,36 +2,37 @@
  *
  * The eviction list is a FIFO over resident runs; one that gets its first write goes on as it stands, one of which
  * pages stay (busy, written to while they were being written back) starts anew. Phases of a batch:
- *   1  pick: from the old end, runs past their grace; clean pages become EVICTING, dirty ones WRITING
+ *   1  pick: from the old end, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they can be
+ *      moved out, else WRITING
  *   2  sort by address
- *   3  drop the clean ones, all by one call where the kernel can: memory comes free at once
- *   4  write the dirty ones, taking dirty neighbours along, then drop those that stayed clean
- *   5  settle: runs that kept pages go to the young end
+ *   3  drop the clean ones, all by one call where the kernel can: memory comes free at once. Whole chunks are moved out
+ *      and serve again as they are
+ *   4  move out what was ever writable, and write what of it is dirty (leave.c)
+ *   5  where that cannot be, write the dirty ones, taking dirty neighbours along, and drop those that stayed clean
+ *   6  settle: runs that kept pages go to the young end
  *
  * A run stays on the list, marked as picked, while an evictor works on it; it leaves with its last page. */
 #include "blocks.h"
+#include "leave.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
 
 #include <sys/uio.h>
 
-#define BATCH 64 /* stretches of pages, clean and dirty each */
-#define LOOK 256 /* list entries looked at for a batch */
-#define CLAIM_RUNS                                                                                                     \
-  4 /* staging buffers claimed at once: what is WRITING can neither leave nor be written by a flush                    \
-     */
+#define BATCH 64     /* stretches of pages, clean and dirty each */
+#define LOOK 256     /* list entries looked at for a batch */
+#define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
-typedef struct victim {
-  um_region *region;
-  uint64_t page, count;
-} victim;
+typedef um_leaving victim;
 
 typedef struct batch {
-  victim clean[BATCH], dirty[BATCH];
+  victim clean[BATCH], moving[BATCH];  /* EVICTING, inside their gates: to be dropped, to be moved out */
+  victim leaving[BATCH], dirty[BATCH]; /* LEAVING, WRITING: these keep their gates from closing */
   um_frame_id frames[LOOK];
-  uint32_t cleans, dirties, picked;
-  uint64_t bytes, claimed; /* in all, and of dirty pages */
+  uint32_t cleans, movings, leavings, dirties, picked;
+  uint64_t bytes, claimed; /* in all, and to be written */
   uint64_t now;
 } batch;
 
@@ -55,26 +56,50 @@ static uint64_t let_go(um_region *r, uint64_t first, uint64_t count) {
 }
 
 uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count) {
-  r->pager->mechanism->drop(r, um_page_address(r, first), um_run_memory(r, first, count));
+  um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
   return let_go(r, first, count);
 }
 
-/* frames_lock held. Takes stretches of a run's clean or failed pages, each inside its region's gate; how many. */
-static uint32_t take_clean(um_pager *p, um_frame_id id, victim *out, uint32_t most) {
+static bool is_whole_chunk(const victim *v) {
+  um_region *r = v->region;
+  return r->moves && v->count == um_chunk_pages(r) && um_chunk_first(r, v->page) == v->page;
+}
+
+/* Pages that were never writable are dropped, chunks excepted: they cannot hold what the store does not have. */
+static bool must_move(const um_region *r, const um_frame *f) {
+  return r->moves && atomic_load(&f->opened);
+}
+
+/* frames_lock held. Takes stretches of a run's pages that are in a state of `from`; how many. `most` stretches, of
+ * `limit` pages. What becomes EVICTING stays inside its region's gate, once a stretch. */
+static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state to, uint64_t limit, victim *out,
+                     uint32_t most) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   uint32_t taken = 0;
   for (uint64_t page = f->page, end = page + f->count; page < end && taken < most;) {
     if (!um_gate_enter(r))
       break;
-    uint64_t n = um_run_take(r, page, end - page, UM_IN(UM_CLEAN) | UM_IN(UM_FAILED), id, UM_EVICTING);
+    uint64_t n = um_run_take(r, page, um_min(limit, end - page), from, id, to);
     if (n)
-      out[taken++] = (victim){r, page, n};
-    else
+      out[taken++] = (victim){.region = r, .page = page, .count = n, .dirty = to != UM_EVICTING};
+    if (n == 0 || to != UM_EVICTING)
       um_gate_leave(r);
     page += um_max(n, 1);
   }
   return taken;
+}
+
+#define CLEAN_OR_FAILED (UM_IN(UM_CLEAN) | UM_IN(UM_FAILED))
+
+/* Inside the gate, which it leaves. */
+static uint64_t drop_one(um_pager *p, victim *v, bool move) {
+  um_region *r = v->region;
+  uint64_t freed = move                ? um_leave_group(p, NULL, v, 1)
+                   : is_whole_chunk(v) ? um_leave_chunk(r, v->page)
+                                       : um_evict_drop(r, v->page, v->count);
+  um_gate_leave(r);
+  return freed;
 }
 
 /* For a filler that found no memory: it does not wait behind write-back. */
@@ -82,37 +107,22 @@ bool um_evict_one_clean(um_pager *p) {
   uint64_t now = um_now_ns();
   victim v;
   uint32_t taken = 0;
+  bool move = false;
   pthread_mutex_lock(&p->frames_lock);
   um_frame_id id = p->resident.head;
-  for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = p->frames[id].next)
-    if (!p->frames[id].picked && um_frame_aged(p, &p->frames[id], now))
-      taken = take_clean(p, id, &v, 1);
+  for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = p->frames[id].next) {
+    um_frame *f = &p->frames[id];
+    if (f->picked || !um_frame_aged(p, f, now))
+      continue;
+    taken = take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
+    move = must_move(f->region, f);
+  }
   pthread_mutex_unlock(&p->frames_lock);
-  if (!taken)
-    return false;
-  um_evict_drop(v.region, v.page, v.count);
-  um_gate_leave(v.region);
-  return true;
+  return taken && drop_one(p, &v, move) > 0;
 }
 
-/* frames_lock held. WRITING keeps the gate from closing, so the gate can be left until the write. */
-static void take_dirty(um_pager *p, um_frame_id id, batch *b, uint64_t most) {
-  um_frame *f = &p->frames[id];
-  um_region *r = f->region;
-  if (!um_gate_enter(r))
-    return;
-  uint64_t limit = um_run_limit(r, most);
-  for (uint64_t page = f->page, end = page + f->count;
-       page < end && b->dirties < BATCH && b->claimed < CLAIM_RUNS * most;) {
-    uint64_t n = um_run_take(r, page, um_min(limit, end - page), UM_IN(UM_DIRTY), id, UM_WRITING);
-    if (n) {
-      b->dirty[b->dirties++] = (victim){r, page, n};
-      b->claimed += n << r->page_shift;
-      b->bytes += n << r->page_shift;
-    }
-    page += um_max(n, 1);
-  }
-  um_gate_leave(r);
+bool um_memory_make(um_pager *p) {
+  return um_pool_trim(p) || um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
 }
 
 static bool has_dirty(um_pager *p, um_frame_id id) { /* frames_lock held */
@@ -125,11 +135,21 @@ static bool has_dirty(um_pager *p, um_frame_id id) { /* frames_lock held */
   return false;
 }
 
+/* Counts what was taken, in bytes. */
+static uint64_t note(batch *b, const um_region *r, const victim *v, uint32_t *count, uint32_t taken) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < taken; i++)
+    bytes += v[*count + i].count << r->page_shift;
+  *count += taken;
+  b->bytes += bytes;
+  return bytes;
+}
+
 /* Phase 1. A dirty run whose store is failing goes to the young end, or clean ones behind it would never be looked at.
  */
 static void pick(um_worker *w, batch *b) {
   um_pager *p = w->pager;
-  uint64_t target = um_budget_short(p);
+  uint64_t target = um_budget_short(p), most = CLAIM_RUNS * w->staging_size;
   pthread_mutex_lock(&p->frames_lock);
   um_frame_id id = p->resident.head, next;
   for (int looked = 0; id != UM_NIL && looked < LOOK && b->bytes < target; looked++, id = next) {
@@ -138,15 +158,24 @@ static void pick(um_worker *w, batch *b) {
     next = f->next;
     if (f->picked || !um_frame_aged(p, f, b->now))
       continue;
-    uint32_t cleans = take_clean(p, id, b->clean + b->cleans, BATCH - b->cleans), dirties = b->dirties;
-    for (uint32_t i = 0; i < cleans; i++)
-      b->bytes += b->clean[b->cleans + i].count << r->page_shift;
-    b->cleans += cleans;
-    if (b->now >= atomic_load(&r->write_backoff_ns))
-      take_dirty(p, id, b, w->staging_size);
-    else if (has_dirty(p, id))
+    bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns);
+    uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
+    if (move)
+      note(b, r, b->moving, &b->movings,
+           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
+    else
+      note(b, r, b->clean, &b->cleans,
+           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans, BATCH - b->cleans));
+    if (!writes && has_dirty(p, id))
       um_frame_relist(p, id, UM_LIST_RESIDENT);
-    if (cleans || b->dirties > dirties) {
+    else if (writes && b->claimed < most && r->moves)
+      b->claimed +=
+          note(b, r, b->leaving, &b->leavings,
+               take(p, id, UM_IN(UM_DIRTY), UM_LEAVING, limit, b->leaving + b->leavings, BATCH - b->leavings));
+    else if (writes && b->claimed < most)
+      b->claimed += note(b, r, b->dirty, &b->dirties,
+                         take(p, id, UM_IN(UM_DIRTY), UM_WRITING, limit, b->dirty + b->dirties, BATCH - b->dirties));
+    if (b->bytes > bytes) {
       f->picked = true;
       b->frames[b->picked++] = id;
     }
@@ -154,7 +183,7 @@ static void pick(um_worker *w, batch *b) {
   pthread_mutex_unlock(&p->frames_lock);
 }
 
-/* Phase 5. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
+/* Phase 6. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
 static void settle(um_pager *p, const batch *b) {
   pthread_mutex_lock(&p->frames_lock);
   for (uint32_t i = 0; i < b->picked; i++) {
@@ -187,16 +216,22 @@ static uint32_t merge(victim *v, uint32_t count, uint64_t bytes) {
   return kept;
 }
 
-/* Phase 3. */
-static uint64_t drop_clean(um_pager *p, const victim *v, uint32_t count) {
+/* Phase 3; all are inside their gates, and leave them. */
+static uint64_t drop_clean(um_pager *p, victim *v, uint32_t count) {
   struct iovec ranges[BATCH];
+  uint32_t scattered = 0;
   uint64_t freed = 0;
   for (uint32_t i = 0; i < count; i++) {
-    ranges[i].iov_base = (void *)um_page_address(v[i].region, v[i].page);
-    ranges[i].iov_len = um_run_memory(v[i].region, v[i].page, v[i].count);
+    if (is_whole_chunk(&v[i])) {
+      freed += drop_one(p, &v[i], false);
+      continue;
+    }
+    ranges[scattered].iov_base = (void *)um_page_address(v[i].region, v[i].page);
+    ranges[scattered].iov_len = um_run_memory(v[i].region, v[i].page, v[i].count);
+    v[scattered++] = v[i];
   }
-  uint32_t done = count > 1 ? um_memory_drop_many(p, ranges, count) : 0;
-  for (uint32_t i = 0; i < count; i++) {
+  uint32_t done = scattered > 1 ? um_memory_drop_many(p, ranges, scattered) : 0;
+  for (uint32_t i = 0; i < scattered; i++) {
     um_region *r = v[i].region;
     freed += i < done ? let_go(r, v[i].page, v[i].count) : um_evict_drop(r, v[i].page, v[i].count);
     um_gate_leave(r);
@@ -205,7 +240,7 @@ static uint64_t drop_clean(um_pager *p, const victim *v, uint32_t count) {
 }
 
 /* A store that fails is asked again after a pause, and reported once until it takes a write. */
-static void note_write(um_region *r, int code, um_error *error) {
+void um_evict_note_write(um_region *r, int code, um_error *error) {
   um_pager *p = r->pager;
   if (code == -UM_EDROPPED) {
     um_error_record(r, error, 0);
@@ -225,20 +260,12 @@ static void note_write(um_region *r, int code, um_error *error) {
     um_error_record(r, error, 0);
 }
 
-/* Claimed, but not to be written after all. */
-static void put_back(const victim *v) {
-  um_gate_enter_wait(v->region);
-  um_writeback_finish(v->region, v->page, v->count, -ECANCELED, NULL);
-  um_gate_leave(v->region);
-}
-
-static uint64_t write_and_drop(um_worker *w, const victim *v) {
-  um_region *r = v->region;
+/* The pages are WRITING and the caller's; inside the gate. Dirty neighbours are taken along. */
+static uint64_t write_and_drop(um_worker *w, um_region *r, uint64_t first, uint64_t count) {
   bool evict[RUN_PAGES];
-  uint64_t limit = um_run_limit(r, w->staging_size), first = v->page, count = v->count, total = count;
+  uint64_t limit = um_run_limit(r, w->staging_size), total = count;
   um_error error = {0};
   memset(evict, 1, count);
-  um_gate_enter_wait(r);
   while (total < limit && first > 0 && um_writeback_claim(r, first - 1, 1)) {
     memmove(evict + 1, evict, total);
     evict[0] = false;
@@ -250,10 +277,41 @@ static uint64_t write_and_drop(um_worker *w, const victim *v) {
     memset(evict + total, 0, more);
     total += more;
   }
-  int code = um_writeback_run(w, r, first, total, &error);
+  int code =
+      um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : um_writeback_run(w, r, first, total, &error);
   uint64_t freed = um_writeback_finish(r, first, total, code, evict);
-  note_write(r, code, &error);
+  if (code != -ECANCELED) /* a run before this one failed */
+    um_evict_note_write(r, code, &error);
+  return freed;
+}
+
+/* It could not be moved: it has a hole, or is locked. */
+static uint64_t write_in_place(um_worker *w, const victim *v) {
+  um_region *r = v->region;
+  if (!um_gate_enter(r))
+    return 0;
+  uint64_t n = um_writeback_claim(r, v->page, um_min(v->count, um_run_limit(r, w->staging_size)));
+  uint64_t freed = n ? write_and_drop(w, r, v->page, n) : 0;
   um_gate_leave(r);
+  return freed;
+}
+
+/* Phase 4. Neighbours are one stretch, moved and written together. */
+static uint64_t leave(um_worker *w, batch *b) {
+  uint64_t freed = 0;
+  for (uint32_t i = 0, n; i < b->leavings; i += n) {
+    uint64_t bytes = 0;
+    for (n = 0; i + n < b->leavings; n++) {
+      uint64_t more = um_run_memory(b->leaving[i + n].region, b->leaving[i + n].page, b->leaving[i + n].count);
+      if (bytes + more > UM_CHUNK)
+        break;
+      bytes += more;
+    }
+    freed += um_leave_group(w->pager, w, &b->leaving[i], n);
+    for (uint32_t k = i; k < i + n; k++) /* a pinned one is asked again later, one whose store fails too */
+      if (b->leaving[k].failed && b->leaving[k].failed != -EBUSY && b->leaving[k].unmoved)
+        freed += write_in_place(w, &b->leaving[k]);
+  }
   return freed;
 }
 
@@ -261,19 +319,25 @@ uint64_t um_evict_batch(um_worker *w) {
   um_pager *p = w->pager;
   batch b;
   uint64_t freed;
-  b.cleans = b.dirties = b.picked = 0;
+  b.cleans = b.movings = b.leavings = b.dirties = b.picked = 0;
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
   pick(w, &b);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);
+  qsort(b.leaving, b.leavings, sizeof *b.leaving, by_address);
   qsort(b.dirty, b.dirties, sizeof *b.dirty, by_address);
+  b.leavings = merge(b.leaving, b.leavings, UM_CHUNK);
   b.dirties = merge(b.dirty, b.dirties, w->staging_size);
   freed = drop_clean(p, b.clean, b.cleans);
-  for (uint32_t i = 0; i < b.dirties; i++)
-    if (um_now_ns() < atomic_load(&b.dirty[i].region->write_backoff_ns)) /* a run before this one failed */
-      put_back(&b.dirty[i]);
-    else
-      freed += write_and_drop(w, &b.dirty[i]);
+  for (uint32_t i = 0; i < b.movings; i++)
+    freed += drop_one(p, &b.moving[i], true);
+  freed += leave(w, &b);
+  for (uint32_t i = 0; i < b.dirties; i++) {
+    um_region *r = b.dirty[i].region;
+    um_gate_enter_wait(r);
+    freed += write_and_drop(w, r, b.dirty[i].page, b.dirty[i].count);
+    um_gate_leave(r);
+  }
   settle(p, &b);
   return freed;
 }

@@ -27,7 +27,7 @@ int um_fill_place_failed(um_region *r, uint64_t page, bool protect) {
   uint64_t length = um_page_memory(r, page);
   for (uint64_t done = 0; done < length; done += sizeof failed_bytes) {
     uint64_t n = um_min(length - done, sizeof failed_bytes);
-    int code = r->pager->mechanism->place(r, um_page_address(r, page) + done, failed_bytes, n, protect);
+    int code = um_mechanism_place(r, um_page_address(r, page) + done, failed_bytes, n, protect);
     if (code)
       return code;
   }
@@ -65,7 +65,7 @@ int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bo
     um_gate_enter_wait(r);
     if (!protect && done == 0)
       um_run_open(r, first, count);
-    code = r->pager->mechanism->place(r, r->address + start + done, w->staging, n, protect);
+    code = um_mechanism_place(r, r->address + start + done, w->staging, n, protect);
     um_gate_leave(r);
     if (code)
       return um_error_set(error, -code, UM_OP_MEMORY, start + done, n, "the kernel would not place the page");
@@ -89,7 +89,7 @@ static bool reserve(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 4; attempt++) {
     if (um_budget_try(p, bytes, atomic_load(&p->emergency)))
       return true;
-    if (!um_evict_one_clean(p))
+    if (!um_memory_make(p))
       return false;
   }
   return false;
@@ -101,7 +101,7 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 20; attempt++) {
     if (um_budget_try(p, bytes, 0))
       return true;
-    if (!um_evict_one_clean(p))
+    if (!um_memory_make(p))
       nanosleep(&pause, NULL);
   }
   return false;
@@ -155,6 +155,18 @@ static void trim(um_region *r, um_frame *f) {
     end++;
   f->page = first;
   f->count = (uint32_t)(end - first);
+}
+
+/* What fits so many bytes, the touched page first or last of it as it was in the run. */
+static void shorten(um_region *r, um_frame *f, uint64_t bytes) {
+  uint64_t most = um_run_limit(r, bytes), end = f->page + f->count;
+  if (f->count <= most)
+    return;
+  if (f->touched + most <= end)
+    f->page = f->touched;
+  else if (f->touched >= f->page + most - 1)
+    f->page = f->touched - (most - 1);
+  f->count = (uint32_t)most;
 }
 
 static void alone(um_frame *f) {
@@ -221,12 +233,19 @@ void um_fill_demand(um_worker *w, um_frame_id id) {
   um_region *r = f->region;
   um_error error = {0};
 
-  if (um_page_load(r, f->touched) != 0) {
+  if (f->returns) {
+    um_gate_enter_wait(r);
+    f->returns = false;
+    um_standby_return(r, id, f->touched, f->write);
+    um_gate_leave(r);
+    return;
+  }
+  um_ahead run = {.region = r, .first = f->page, .count = f->count, .write = f->write};
+  if (um_page_load(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
     dismiss(p, r, id);
     return;
   }
-  if (um_run_memory(r, f->page, f->count) > w->staging_size)
-    alone(f);
+  shorten(r, f, w->staging_size);
   trim(r, f);
   if (f->count > 1 && !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
     alone(f);

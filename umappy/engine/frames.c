@@ -16,10 +16,17 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
   }
   if (id != UM_NIL) {
     um_frame *f = &p->frames[id];
-    memset(f, 0, sizeof *f);
     f->region = r;
-    f->page = page;
+    f->page = f->touched = page;
     f->count = (uint32_t)count;
+    f->offset = f->fault_ns = 0;
+    f->thread_id = f->thread_turn = f->chunk = 0;
+    f->write = f->give_up = false;
+    atomic_store(&f->live, 0);
+    atomic_store(&f->born_ns, 0);
+    atomic_store(&f->blocks, 0);
+    atomic_store(&f->opened, false);
+    atomic_store(&f->ahead, false); /* the leader may be looking, through a word that named it a moment ago */
   }
   pthread_mutex_unlock(&p->frames_lock);
   if (made && id > UM_FRAMES_PAID)

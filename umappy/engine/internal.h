@@ -22,6 +22,8 @@
  *     pager->lock          queues, jobs, idle fillers, waits for memory      workers.c, evict.c, job.c
  *     pager->frames_lock   descriptors and the eviction list                 frames.c
  *     region->errors.lock  failure records                                   error.c
+ *     pool->fresh_lock     the address where new chunks are made             pool.c
+ *     pool->lock           lists of chunks                                   pool.c
  *     region->advice.lock  who advises; taken with no other                  advise.c
  */
 #ifndef UM_INTERNAL_H
@@ -45,8 +47,9 @@
 #define UM_PAGE_SIZE_MAX (64u << 20)
 #define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run that is copied */
 #define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
-#define UM_GRACE_NS 1000000u      /* a page just placed stays this long ... */
-#define UM_GRACE_TURNS 8u         /* ... or until its thread faulted so often again */
+#define UM_CHUNKS_READ 32u   /* chunks a budget must be worth before runs are read into them: few would be most of it */
+#define UM_GRACE_NS 1000000u /* a page just placed stays this long ... */
+#define UM_GRACE_TURNS 8u    /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
 #define UM_TICK_MS 100u      /* no wait of an engine thread is longer than ten of these */
@@ -79,6 +82,7 @@ typedef struct um_frame {
   bool give_up;             /* pager->lock: it waited for memory too long */
   _Atomic bool opened;      /* some page of it was writable, ever */
   _Atomic bool ahead;       /* read ahead and not touched yet */
+  bool returns;             /* FILLING, to be taken back from standby; the filler's */
 } um_frame;
 
 enum { UM_LIST_NONE, UM_LIST_RESIDENT, UM_LIST_STANDBY };
@@ -109,6 +113,7 @@ typedef struct um_counters {
   _Atomic uint64_t fills, prefetches, evictions, writes;
   _Atomic uint64_t store_reads, store_writes, store_flushes, bytes_read, bytes_written;
   _Atomic uint64_t fill_errors, write_errors, retries;
+  _Atomic uint64_t readahead, readahead_used, readahead_wasted, standby_hits, pinned;
   _Atomic uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];
 } um_counters;
 
@@ -121,11 +126,14 @@ struct um_region {
   uint64_t page_size; /* constant, and so the three below */
   uint64_t page_count;
   uint32_t page_shift;
-  uint32_t span_shift;          /* a span is the larger of 2 MiB and the page, aligned by absolute address */
-  bool writable;                /* constant */
-  _Atomic uint64_t *words;      /* one word a page; touched as pages are; words.c */
-  _Atomic uint32_t *block_live; /* pages not absent a host page of words; words.c */
-  um_span *spans;               /* words.c */
+  uint32_t span_shift;            /* a span is the larger of 2 MiB and the page, aligned by absolute address */
+  bool writable;                  /* constant */
+  bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
+  bool moves;                     /* constant: and change places with a chunk's memory */
+  struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
+  _Atomic uint64_t *words;        /* one word a page; touched as pages are; words.c */
+  _Atomic uint32_t *block_live;   /* pages not absent a host page of words; words.c */
+  um_span *spans;                 /* words.c */
   uint64_t words_mapped, blocks_mapped, spans_mapped, span_count;
   _Atomic uint32_t gate;             /* threads inside, or UM_GATE_CLOSED; gate.c */
   _Atomic uint32_t asked;            /* fills queued and not yet claimed */
@@ -140,6 +148,8 @@ struct um_region {
   _Atomic bool unflushed;            /* the store took writes since its last flush */
   uint32_t flushing;                 /* flushes of the store under way; pager->lock */
   _Atomic bool tainted;              /* a page FAILED, ever */
+  _Atomic uint64_t wasted_page;      /* a run that was read ahead and given up untouched, and */
+  _Atomic uint32_t wasted;           /* how many since the leader looked */
   _Atomic uint64_t untold;           /* failure records nobody was told of */
   um_errors errors;
   um_advice_table advice;
@@ -174,6 +184,30 @@ typedef struct um_worker {
   pthread_t thread;
 } um_worker;
 
+/* pool.h */
+typedef struct um_pool {
+  pthread_mutex_t lock;       /* the two lists; taken last of all locks */
+  pthread_mutex_t fresh_lock; /* one thread makes new memory at a time */
+  uintptr_t address;          /* constant, and so the five below */
+  uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
+  void *mapping, *fresh_mapping;
+  uint64_t mapped;
+  uint32_t count;        /* chunks, numbered from 1 */
+  uint32_t *next;        /* lock: links of the lists */
+  uint32_t empty, full;  /* lock: heads of the lists */
+  _Atomic uint64_t idle; /* bytes in FULL unused chunks: in the budget, and free for the asking */
+} um_pool;
+
+/* A run to read ahead. */
+typedef struct um_ahead {
+  um_region *region; /* counted in its `asked` */
+  uint64_t first;    /* page */
+  uint32_t count;    /* pages */
+  bool write;        /* its reader writes every page */
+} um_ahead;
+
+#define UM_AHEAD_SLOTS 128u
+
 struct um_pager {
   int uffd, kick, pagemap, self;                      /* constant; self: pidfd of this process, or -1 */
   uint64_t uffd_inode;                                /* constant: to see that somebody closed it under us */
@@ -183,8 +217,10 @@ struct um_pager {
   uint64_t memory, low_water, high_water, timeout_ns; /* constant */
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
-  _Atomic uint64_t reserved, wanted;          /* bytes callers took, and wait for; reserve.c */
-  _Atomic uint64_t memory_min;                /* what the regions there are need; region.c */
+  um_pool pool;
+  _Atomic uint64_t standby_bytes;    /* in chunks of runs STANDBY; standby.c */
+  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min;       /* what the regions there are need; region.c */
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */
@@ -204,11 +240,13 @@ struct um_pager {
   um_list resident, standby; /* oldest first; frames_lock */
 
   pthread_mutex_t lock;
-  pthread_cond_t work;       /* fillers wait here */
-  pthread_cond_t evict_work; /* evictors wait here */
-  pthread_cond_t progress;   /* a job ended, a write ended, memory came free: everybody else waits here */
-  um_queue demand, starved;  /* lock */
-  uint64_t starved_freed;    /* `freed` at the last look, and when it last moved; lock */
+  pthread_cond_t work;            /* fillers wait here */
+  pthread_cond_t evict_work;      /* evictors wait here */
+  pthread_cond_t progress;        /* a job ended, a write ended, memory came free: everybody else waits here */
+  um_queue demand, starved;       /* lock */
+  um_ahead ahead[UM_AHEAD_SLOTS]; /* a ring: reading ahead that was asked for; lock, and so the two below */
+  uint32_t ahead_next, ahead_count;
+  uint64_t starved_freed; /* `freed` at the last look, and when it last moved; lock */
   uint64_t starved_ns;
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
@@ -274,6 +312,15 @@ static inline uint64_t um_run_bytes(const um_region *r, uint64_t first, uint64_t
   return um_min(count << r->page_shift, r->size - (first << r->page_shift));
 }
 
+static inline uint64_t um_chunk_pages(const um_region *r) {
+  return UM_CHUNK >> r->page_shift;
+}
+/* The first page of the chunk's length of address range that the page is in; where r->chunks. May lie before the
+ * region. */
+static inline uint64_t um_chunk_first(const um_region *r, uint64_t page) {
+  return (uint64_t)((int64_t)((um_page_address(r, page) & ~(uintptr_t)(UM_CHUNK - 1)) - r->address) >> r->page_shift);
+}
+
 /* budget.c */
 bool um_budget_try(um_pager *p, uint64_t bytes, uint64_t keep); /* false: less than `keep` would be left free */
 void um_budget_release(um_pager *p, uint64_t bytes);
@@ -320,15 +367,33 @@ void um_fill_demand(um_worker *w, um_frame_id id);
 int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
-bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run,
-                     uint64_t *filled); /* run <= staging; adds to *filled. False: no memory */
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
+                     uint64_t *filled); /* adds to *filled. False: no memory */
 
-/* evict.c, writeback.c */
+/* ahead.c */
+struct um_run_plan;
+void um_ahead_plan(um_region *r, const struct um_run_plan *plans, unsigned count); /* the leader; inside the gate */
+bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched);      /* false: it could not be had so */
+bool um_ahead_step(um_worker *w); /* pager->lock held; let go inside. False: nothing to read ahead */
+
+/* standby.c */
+um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
+void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
+bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk);
+bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
+bool um_standby_reclaim_oldest(um_pager *p);
+
+/* evict.c, leave.c, writeback.c */
+bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
+void um_evict_note_write(um_region *r, int code, um_error *error);
 bool um_evict_one_clean(um_pager *p);
 uint64_t um_evict_batch(um_worker *w); /* bytes given back */
 uint64_t um_evict_drop(um_region *r, uint64_t first,
                        uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
 void um_evict_ask(um_pager *p);
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error);
 int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error);
 uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict);
 uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit); /* DIRTY -> WRITING, from page on */

@@ -182,8 +182,9 @@ static void wait_for_owner(um_region *r, uint64_t page) {
   um_gate_leave(r);
   pthread_mutex_lock(&p->lock);
   enum um_state state = um_word_state(um_page_load(r, page));
-  if (state == UM_WRITING || state == UM_FILLING) /* nobody tells the end of a fill */
-    um_wait_until(&p->progress, &p->lock, um_now_ns() + (state == UM_WRITING ? 5000000 : 100000));
+  bool writing = state == UM_WRITING || state == UM_LEAVING;
+  if (writing || state == UM_FILLING) /* nobody tells the end of a fill */
+    um_wait_until(&p->progress, &p->lock, um_now_ns() + (writing ? 5000000 : 100000));
   pthread_mutex_unlock(&p->lock);
   um_gate_enter_wait(r);
 }
@@ -231,8 +232,13 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
         last = page;
       break;
     case UM_WRITING:
+    case UM_LEAVING:
       wait_for_owner(r, page);
       continue;
+    case UM_STANDBY:
+      if (job->kind == UM_JOB_EVICT && um_standby_reclaim(r, page))
+        continue; /* gone, or somebody else's for a moment */
+      break;
     case UM_FILLING: /* Race: flush against fill. It is open: a write that came before the flush may be in it. */
       if (job->kind == UM_JOB_FLUSH && (word & UM_OPEN)) {
         wait_for_owner(r, page);
@@ -367,7 +373,7 @@ bool um_job_prefetch_step(um_worker *w) {
     if (p->idle && um_work_may_prefetch(p) && prefetch_job(p))
       um_work_post(p); /* one wakes the next, until there are as many as there is work for */
     pthread_mutex_unlock(&p->lock);
-    bool memory = um_prefetch_run(w, job->region, first, count, &filled);
+    bool memory = um_prefetch_run(w, job->region, first, count, true, &filled);
     pthread_mutex_lock(&p->lock);
     p->prefetching--;
     job->active--;

@@ -25,7 +25,7 @@ static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
     count++;
   for (; count > 0; count /= 2) {
     while (!um_budget_try(p, um_run_cost(r, page, count), atomic_load(&p->emergency)))
-      if (!um_evict_one_clean(p))
+      if (!um_memory_make(p))
         goto smaller;
     break;
   smaller:;
@@ -50,11 +50,11 @@ static int place_run(um_region *r, uint64_t first, uint64_t count, const void *f
   uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count);
   uint64_t whole = data / um_host_page * um_host_page; /* the rest of a last host page is written after */
   um_run_open(r, first, count);
-  int code = whole ? p->mechanism->place(r, um_page_address(r, first), from, whole, false) : 0;
+  int code = whole ? um_mechanism_place(r, um_page_address(r, first), from, whole, false) : 0;
   if (code == 0 && whole < memory) {
     char tail[1 << 16] = {0}; /* host pages are at most that */
     memcpy(tail, (const char *)from + whole, data - whole);
-    code = p->mechanism->place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
+    code = um_mechanism_place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
   }
   if (code) {
     um_memory_drop(r, um_page_address(r, first), memory);

@@ -205,6 +205,13 @@ void um_run_absent(um_region *r, uint64_t first, uint64_t count_) {
     um_page_wake(r, first, count_);
 }
 
+bool um_run_waiter(const um_region *r, uint64_t first, uint64_t count_, uint64_t *page) {
+  for (*page = first; *page < first + count_; (*page)++)
+    if (um_page_load(r, *page) & UM_WAITER)
+      return true;
+  return false;
+}
+
 um_word um_page_release(um_region *r, uint64_t page, enum um_state state) {
   um_word flags = um_run_release(r, page, 1, state);
   if (flags & UM_WAITER)

@@ -84,6 +84,7 @@ uint64_t um_run_take(um_region *r, uint64_t first, uint64_t count, uint32_t from
 void um_run_open(um_region *r, uint64_t first, uint64_t count);
 um_word um_run_release(um_region *r, uint64_t first, uint64_t count, enum um_state state);
 void um_run_absent(um_region *r, uint64_t first, uint64_t count);
+bool um_run_waiter(const um_region *r, uint64_t first, uint64_t count, uint64_t *page); /* the first with WAITER */
 
 uint64_t um_run_cost(const um_region *r, uint64_t first, uint64_t count); /* bytes to reserve before um_run_claim */
 

@@ -53,7 +53,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
-    if (um_evict_one_clean(p))
+    if (um_memory_make(p))
       continue;
     if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;
@@ -67,14 +67,14 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
 }
 
 /* Claims the absent pages at the start of [page, end), memory reserved, as one run; UM_NIL: none. */
-static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool *memory) {
+static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool patient, bool *memory) {
   um_pager *p = w->pager;
   uint64_t limit = um_min(end - page, um_run_limit(r, w->staging_size)), count = 0;
   while (count < limit && um_page_load(r, page + count) == 0)
     count++;
   if (count == 0) /* somebody was first */
     return UM_NIL;
-  while (count > 0 && !reserve(p, um_run_cost(r, page, count), count == 1))
+  while (count > 0 && !reserve(p, um_run_cost(r, page, count), patient && count == 1))
     count /= 2;
   *memory = count > 0;
   if (count == 0)
@@ -95,8 +95,7 @@ static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t
   return UM_NIL;
 }
 
-bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, uint64_t *filled) {
-  um_pager *p = w->pager;
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient, uint64_t *filled) {
   uint64_t end = page + run;
   bool memory = true;
   while (page < end && memory) {
@@ -104,11 +103,11 @@ bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, ui
       page++;
       continue;
     }
-    um_frame_id id = claim_run(w, r, page, end, &memory);
-    uint64_t count = id == UM_NIL ? 1 : p->frames[id].count;
+    um_frame_id id = claim_run(w, r, page, end, patient, &memory);
+    uint64_t n = id == UM_NIL ? 1 : w->pager->frames[id].count;
     if (id != UM_NIL)
       *filled += fill_run(w, r, id);
-    page += count;
+    page += n;
   }
   return memory;
 }

@@ -1,10 +1,17 @@
 /* region.c: making, finding and forgetting regions. The mapping itself is the binding's (Python's mmap object makes and
  * unmaps it); the region is what the engine knows of it. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
+#include "readahead.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
+
+#define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
+#define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
+#define GAP_MAX (32u << 10)    /* strides up to this are read whole */
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
   uint32_t low = 0, high = p->region_count;
@@ -89,6 +96,43 @@ static int prepare_memory(um_region *r) {
   return 0;
 }
 
+/* Which of this region's runs may go through chunks. Read-only is read-only to whom the binding hands the memory: pages
+ * can only be moved between writable mappings. */
+static void choose_ways(um_region *r) {
+  um_pager *p = r->pager;
+  r->chunks = p->memory >= UM_CHUNKS_READ * (uint64_t)UM_CHUNK && r->page_size <= UM_CHUNK &&
+              r->address % r->page_size == 0 && (!um_blocks_tracked(r) || r->page_size == UM_CHUNK);
+  r->moves = p->mechanism->moves && r->page_size <= UM_CHUNK;
+  if (r->moves && !r->writable && mprotect((void *)r->address, r->mapped, PROT_READ | PROT_WRITE))
+    r->moves = false;
+}
+
+static int make_readahead(um_region *r) {
+  um_pager *p = r->pager;
+  uint64_t run = r->chunks ? UM_CHUNK : p->fillers[0].staging_size, window = um_min(WINDOW_MAX, p->memory / 8);
+  um_readahead_limits limits = {
+      .page_count = r->page_count,
+      .run_pages = (uint32_t)um_max(1, run >> r->page_shift),
+      .align_pages = (uint32_t)((r->address & (run - 1)) >> r->page_shift),
+      .window_pages = (uint32_t)(window >> r->page_shift),
+      .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
+      .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
+  };
+  void *memory = um_memory_map(um_readahead_bytes());
+  if (!memory)
+    return -ENOMEM;
+  um_budget_charge(p, um_round_up(um_readahead_bytes(), um_host_page));
+  r->readahead = um_readahead_init(memory, &limits);
+  return 0;
+}
+
+static void end_readahead(um_region *r) {
+  if (!r->readahead)
+    return;
+  um_memory_unmap(r->readahead, um_readahead_bytes());
+  um_budget_uncharge(r->pager, um_round_up(um_readahead_bytes(), um_host_page));
+}
+
 int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size, const um_region_options *options,
                      um_region **region) {
   uint64_t page_size = options->page_size;
@@ -122,6 +166,12 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     free(r);
     return code;
   }
+  choose_ways(r);
+  if (options->readahead && (code = make_readahead(r))) {
+    um_words_destroy(r);
+    free(r);
+    return code;
+  }
   if ((code = prepare_memory(r)) == 0 && (code = um_fork_publish(r)) == 0) {
     if ((code = insert(p, r)) == 0) {
       code = um_uffd_register(p->uffd, r->address, r->mapped);
@@ -133,6 +183,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     }
   }
   um_fork_withdraw(r);
+  end_readahead(r);
   um_words_destroy(r);
   free(r);
   return code;
@@ -140,14 +191,22 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
 
 /* The range is unmapped already and may be somebody else's: only descriptors and counts are given back. */
 static void give_back(um_pager *p, um_region *r) {
-  pthread_mutex_lock(&p->frames_lock);
-  for (um_frame_id id = p->resident.head, next; id != UM_NIL; id = next) {
-    next = p->frames[id].next;
-    if (p->frames[id].region == r)
+  um_list *lists[] = {&p->resident, &p->standby};
+  for (int i = 0; i < 2; i++) {
+    pthread_mutex_lock(&p->frames_lock);
+    for (um_frame_id id = lists[i]->head, next; id != UM_NIL; id = next) {
+      next = p->frames[id].next;
+      if (p->frames[id].region != r)
+        continue;
+      if (p->frames[id].chunk) {
+        atomic_fetch_sub(&p->standby_bytes, UM_CHUNK);
+        um_pool_put_full(p, p->frames[id].chunk);
+      }
       um_frame_forget(p, id);
+    }
+    pthread_mutex_unlock(&p->frames_lock);
   }
-  pthread_mutex_unlock(&p->frames_lock);
-  um_budget_release(p, atomic_load(&r->resident));
+  um_budget_release(p, atomic_load(&r->resident)); /* and tells of the chunks, too */
   um_budget_uncharge(p, atomic_load(&r->charged));
 }
 
@@ -160,6 +219,7 @@ void um_region_forget(um_region *r) {
   remove_region(p, r);
   give_back(p, r);
   um_uffd_wake(p->uffd, r->address, r->mapped); /* who still waits there finds the mapping gone */
+  end_readahead(r);
   um_words_destroy(r);
   um_advise_destroy(r);
   pthread_mutex_destroy(&r->errors.lock);
@@ -168,9 +228,9 @@ void um_region_forget(um_region *r) {
 
 int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *out) {
   static const uint8_t face[] = {
-      [UM_ABSENT] = UM_PAGE_ABSENT, [UM_FILLING] = UM_PAGE_BUSY,  [UM_CLEAN] = UM_PAGE_CLEAN,
-      [UM_DIRTY] = UM_PAGE_DIRTY,   [UM_WRITING] = UM_PAGE_DIRTY, [UM_EVICTING] = UM_PAGE_BUSY,
-      [UM_FAILED] = UM_PAGE_FAILED,
+      [UM_ABSENT] = UM_PAGE_ABSENT, [UM_FILLING] = UM_PAGE_BUSY,    [UM_CLEAN] = UM_PAGE_CLEAN,
+      [UM_DIRTY] = UM_PAGE_DIRTY,   [UM_WRITING] = UM_PAGE_DIRTY,   [UM_EVICTING] = UM_PAGE_BUSY,
+      [UM_FAILED] = UM_PAGE_FAILED, [UM_STANDBY] = UM_PAGE_STANDBY, [UM_LEAVING] = UM_PAGE_DIRTY,
   };
   if (first > r->page_count || count > r->page_count - first)
     return -EINVAL;

@@ -21,6 +21,10 @@
 #define UM_UFFD_SYSCALL 2
 #define UM_UFFD_USER_MODE_ONLY 3
 
+#define UM_MECHANISM_AUTO 0
+#define UM_MECHANISM_COPY 1
+#define UM_MECHANISM_MOVE 2
+
 #define UM_OP_READ 1
 #define UM_OP_WRITE 2
 #define UM_OP_FLUSH 3
@@ -118,6 +122,7 @@ typedef struct um_pager_options {
   uint32_t evictors;
   uint32_t uffd;       /* UM_UFFD_... */
   uint32_t timeout_ms; /* a failing store is retried, and a fault waits for memory, this long */
+  uint32_t mechanism;  /* UM_MECHANISM_... */
 } um_pager_options;
 
 typedef struct um_stats {
@@ -129,9 +134,14 @@ typedef struct um_stats {
   uint64_t store_reads, store_writes, store_flushes; /* calls */
   uint64_t bytes_read, bytes_written;
   uint64_t fill_errors, write_errors, retries;
-  uint64_t fault_ns[UM_HISTOGRAM_BUCKETS]; /* faults whose service took [2^i, 2^(i+1)) ns */
-  uint32_t fillers, evictors;              /* threads running, which may be fewer than asked for */
-  uint32_t uffd;                           /* UM_UFFD_... in use */
+  uint64_t readahead, readahead_used, readahead_wasted; /* pages */
+  uint64_t standby_hits;                                /* pages taken back from standby */
+  uint64_t pinned;                                      /* evictions that found a device's pin */
+  uint64_t standby;                                     /* bytes not mapped, but still in memory */
+  uint64_t idle;                                        /* bytes of used that are kept warm for the next fills */
+  uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];              /* faults whose service took [2^i, 2^(i+1)) ns */
+  uint32_t fillers, evictors;                           /* threads running, which may be fewer than asked for */
+  uint32_t uffd;                                        /* UM_UFFD_... in use */
   uint32_t regions;
   char mechanism[8];
 } um_stats;
@@ -150,6 +160,7 @@ int um_pager_error_wait(uint32_t timeout_ms); /* 1: an undelivered fault error m
 typedef struct um_region_options {
   uint64_t page_size;
   int32_t writable;
+  int32_t readahead; /* find streams and read ahead of them */
 } um_region_options;
 
 int um_memory_locked(void); /* 1: mlockall(MCL_FUTURE) would populate a new mapping */
@@ -182,6 +193,7 @@ int um_region_retry(um_region *region); /* failed pages become absent again; how
 #define UM_PAGE_DIRTY 2
 #define UM_PAGE_BUSY 3
 #define UM_PAGE_FAILED 4
+#define UM_PAGE_STANDBY 5
 
 um_job *um_region_flush_start(um_region *region, uint64_t offset, uint64_t length, int durable);
 um_job *um_region_evict_start(um_region *region, uint64_t offset, uint64_t length);

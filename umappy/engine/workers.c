@@ -103,13 +103,17 @@ static int read_messages(um_pager *p, struct uffd_msg *messages, int timeout_ms)
   return n < 0 ? 0 : n; /* EAGAIN: woken meanwhile */
 }
 
+static bool prefetch_waits(um_pager *p) {
+  return p->ahead_count || um_job_prefetch_waits(p);
+}
+
 /* pager->lock held; let go inside. Leads until there is a fill for this filler (returned) or a prefetch (nil). */
 static um_frame_id lead(um_pager *p) {
   struct uffd_msg messages[MESSAGES];
   bool alone = p->filler_count == 1;
   p->leader = true;
   while (!atomic_load(&p->stop)) {
-    bool work = alone && (p->demand.length || um_job_prefetch_waits(p));
+    bool work = alone && (p->demand.length || prefetch_waits(p));
     pthread_mutex_unlock(&p->lock);
     int n = read_messages(p, messages, work ? 0 : 10 * UM_TICK_MS);
     um_queue found = {0};
@@ -127,7 +131,7 @@ static um_frame_id lead(um_pager *p) {
       p->leader = false;
       return um_queue_pop(p, &p->demand);
     }
-    if (alone && um_job_prefetch_waits(p))
+    if (alone && prefetch_waits(p))
       break;
   }
   p->leader = false;
@@ -150,7 +154,7 @@ void *um_filler_main(void *worker) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
       pthread_mutex_lock(&p->lock);
-    } else if (!um_work_may_prefetch(p) || !um_job_prefetch_step(w)) {
+    } else if (!um_work_may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w))) {
       if (!p->leader || p->demand.length)
         continue;
       p->idle++;

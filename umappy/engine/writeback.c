@@ -58,11 +58,12 @@ static um_word clear(um_region *r, uint64_t page, um_word flags) {
   return w;
 }
 
-static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
-    int code = r->store->ops->write(r->store, offset, w->staging, length, error);
+    int code = r->store->ops->write(r->store, offset, buffer, length, error);
     UM_COUNT(r, store_writes, 1);
     if (code == 0) {
       UM_COUNT(r, bytes_written, length);
@@ -139,7 +140,7 @@ int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count,
     if (lost)
       break;
     um_gate_leave(r);
-    code = write_piece(w, r, start + from, n, error);
+    code = um_writeback_piece(w, r, start + from, w->staging, n, error);
     um_gate_enter_wait(r);
   }
   if (um_blocks_tracked(r) && (code || lost))
