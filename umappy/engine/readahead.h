@@ -57,7 +57,8 @@ unsigned um_readahead_trigger(um_readahead *ra, uint32_t thread_id, uint64_t pag
 /* The first write to a protected page that is mapped: the run, which holds the page, to unprotect together. */
 um_run_plan um_readahead_protect(um_readahead *ra, uint32_t thread_id, uint64_t page);
 
-/* Pages that were read ahead were evicted before anyone touched them: their stream asks for less from now on. */
+/* Pages that were read ahead were evicted before anyone touched them: their stream asks for less from now on. Like
+ * all here it is for the one thread: evictors leave word with the leader. */
 void um_readahead_wasted(um_readahead *ra, uint64_t page, uint64_t count);
 
 /* For pages [first, last). RANDOM: every fault its own page, and nobody reads ahead into the range. SEQUENTIAL: the
