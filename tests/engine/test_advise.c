@@ -11,15 +11,15 @@ static int advise(rig *r, uint64_t first, uint64_t count, int hint) {
 static void test_later_advice_overrides_earlier_for_its_range(void) {
   rig r;
   rig_open(&r, &(rig_options){.size = PAGES * PAGE});
-  CHECK_EQUAL(um_advise_at(r.region, 0, NULL), UM_ADVICE_NORMAL);
+  CHECK_EQUAL(um_advise_at(r.region, 0), UM_ADVICE_NORMAL);
   CHECK_EQUAL(advise(&r, 0, PAGES, UM_ADVISE_RANDOM), 0);
   CHECK_EQUAL(advise(&r, 10, 20, UM_ADVISE_SEQUENTIAL), 0);
   CHECK_EQUAL(advise(&r, 15, 5, UM_ADVISE_NORMAL), 0);
   for (uint64_t page = 0; page < PAGES; page++) {
     bool inner = page >= 15 && page < 20, outer = page >= 10 && page < 30;
-    CHECK_EQUAL(um_advise_at(r.region, page, NULL), inner   ? UM_ADVICE_NORMAL
-                                                    : outer ? UM_ADVICE_SEQUENTIAL
-                                                            : UM_ADVICE_RANDOM);
+    CHECK_EQUAL(um_advise_at(r.region, page), inner   ? UM_ADVICE_NORMAL
+                                              : outer ? UM_ADVICE_SEQUENTIAL
+                                                      : UM_ADVICE_RANDOM);
   }
   rig_close(&r);
   rig_end(&r);
@@ -38,7 +38,11 @@ static void test_any_calls_leave_what_the_last_for_each_page_said(void) {
     memset(model + first, hint, count);
     uint32_t bounds = 0;
     for (uint64_t page = 0; page < PAGES; page++) {
-      CHECK_EQUAL(um_advise_at(r.region, page, NULL), model[page]);
+      uint64_t from, to;
+      CHECK_EQUAL(um_advise_at(r.region, page), model[page]);
+      CHECK_EQUAL(um_advise_range(r.region, page, &from, &to), model[page]);
+      CHECK(from <= page && page < to && model[from] == model[page] && model[to - 1] == model[page]);
+      CHECK((from == 0 || model[from - 1] != model[page]) && (to == PAGES || model[to] != model[page]));
       bounds += model[page] != (page ? model[page - 1] : 0);
     }
     CHECK_EQUAL(atomic_load(&r.region->advice.count), bounds + (model[PAGES - 1] != 0)); /* merged */
@@ -54,10 +58,10 @@ static void test_partial_pages_count_but_for_willwrite(void) {
   CHECK_EQUAL(um_region_advise(r.region, 4 * PAGE + 1, 4 * PAGE - 101, UM_ADVISE_WILLWRITE), 0);
   const int wanted[] = {0, 2, 2, 0, 0, 3, 3, 3}; /* the last ends with the region */
   for (uint64_t page = 0; page < 8; page++)
-    CHECK_EQUAL(um_advise_at(r.region, page, NULL), wanted[page]);
+    CHECK_EQUAL(um_advise_at(r.region, page), wanted[page]);
   CHECK_EQUAL(um_region_advise(r.region, 10, 100, UM_ADVISE_WILLWRITE), 0); /* no whole page */
   CHECK_EQUAL(um_region_advise(r.region, 5, 0, UM_ADVISE_RANDOM), 0);
-  CHECK_EQUAL(um_advise_at(r.region, 0, NULL), UM_ADVICE_NORMAL);
+  CHECK_EQUAL(um_advise_at(r.region, 0), UM_ADVICE_NORMAL);
   rig_close(&r);
   rig_end(&r);
 }
@@ -87,8 +91,8 @@ static void test_more_ranges_than_there_is_room_for_are_refused_and_change_nothi
     CHECK_EQUAL(advise(&r, 2 * i, 1, UM_ADVISE_RANDOM), 0);
   CHECK_EQUAL(rig_stats(&r).used - used, UM_ADVICE_BOUNDS_MAX * sizeof(uint64_t)); /* counted */
   CHECK_EQUAL(advise(&r, 2 * ranges, 1, UM_ADVISE_RANDOM), -ENOSPC);
-  CHECK_EQUAL(um_advise_at(r.region, 2 * ranges, NULL), UM_ADVICE_NORMAL);
-  CHECK_EQUAL(um_advise_at(r.region, 2 * ranges - 2, NULL), UM_ADVICE_RANDOM);
+  CHECK_EQUAL(um_advise_at(r.region, 2 * ranges), UM_ADVICE_NORMAL);
+  CHECK_EQUAL(um_advise_at(r.region, 2 * ranges - 2), UM_ADVICE_RANDOM);
   CHECK_EQUAL(advise(&r, 2 * ranges - 2, 1, UM_ADVISE_RANDOM), 0); /* said already */
   CHECK_EQUAL(advise(&r, 0, 2 * ranges, UM_ADVISE_NORMAL), 0);
   CHECK_EQUAL(advise(&r, 2 * ranges, 1, UM_ADVISE_RANDOM), 0);
@@ -104,7 +108,7 @@ typedef struct looker {
 static void *look(void *argument) {
   looker *l = argument;
   while (!atomic_load(&l->stop)) {
-    enum um_advice kept = um_advise_at(l->rig->region, 100, NULL), changing = um_advise_at(l->rig->region, 50, NULL);
+    enum um_advice kept = um_advise_at(l->rig->region, 100), changing = um_advise_at(l->rig->region, 50);
     CHECK(kept == UM_ADVICE_SEQUENTIAL || kept == UM_ADVICE_NORMAL);
     CHECK(changing == UM_ADVICE_RANDOM || changing == UM_ADVICE_NORMAL);
   }
@@ -121,7 +125,7 @@ static void test_looking_while_it_changes_sees_what_was_said_or_normal(void) {
     CHECK_EQUAL(advise(&r, i % 40 * 2, 51 - i % 40, i % 3 ? UM_ADVISE_RANDOM : UM_ADVISE_NORMAL), 0);
   atomic_store(&l.stop, true);
   pthread_join(thread, NULL);
-  CHECK_EQUAL(um_advise_at(r.region, 100, NULL), UM_ADVICE_SEQUENTIAL);
+  CHECK_EQUAL(um_advise_at(r.region, 100), UM_ADVICE_SEQUENTIAL);
   rig_close(&r);
   rig_end(&r);
 }

@@ -33,29 +33,35 @@ void um_advise_destroy(um_region *r) {
 }
 
 /* Every load of a bound acquires, every store of one releases: who sees a new bound sees the odd version too. */
-enum um_advice um_advise_at(um_region *r, uint64_t page, uint64_t *end) {
+enum um_advice um_advise_range(um_region *r, uint64_t page, uint64_t *first, uint64_t *end) {
   um_advice_table *t = &r->advice;
   uint32_t version = atomic_load_explicit(&t->version, memory_order_acquire);
-  uint32_t low = 0, high = atomic_load_explicit(&t->count, memory_order_acquire), count = high;
-  if (end)
-    *end = r->page_count;
-  if (high == 0 || version % 2)
-    return UM_ADVICE_NORMAL;
+  uint32_t low = 0, high = atomic_load_explicit(&t->count, memory_order_acquire);
+  uint64_t start = 0, next = r->page_count << ADVICE_BITS;
   const _Atomic uint64_t *bounds = atomic_load_explicit(&t->bounds, memory_order_acquire);
-  uint64_t found = UM_ADVICE_NORMAL;
   while (low < high) {
     uint32_t middle = (low + high) / 2;
     uint64_t bound = atomic_load_explicit(&bounds[middle], memory_order_acquire);
     if (page_of(bound) <= page) {
-      found = bound;
+      start = bound;
       low = middle + 1;
     } else {
+      next = bound;
       high = middle;
     }
   }
-  if (end && low < count)
-    *end = page_of(atomic_load_explicit(&bounds[low], memory_order_acquire));
-  return atomic_load_explicit(&t->version, memory_order_relaxed) == version ? advice_of(found) : UM_ADVICE_NORMAL;
+  if (version % 2 || atomic_load_explicit(&t->version, memory_order_relaxed) != version) {
+    start = UM_ADVICE_NORMAL;
+    next = r->page_count << ADVICE_BITS;
+  }
+  *first = page_of(start);
+  *end = page_of(next);
+  return advice_of(start);
+}
+
+enum um_advice um_advise_at(um_region *r, uint64_t page) {
+  uint64_t first, end;
+  return um_advise_range(r, page, &first, &end);
 }
 
 static uint32_t count_below(const uint64_t *bounds, uint32_t count, uint64_t page) { /* bounds before that page */

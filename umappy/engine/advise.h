@@ -29,8 +29,10 @@ typedef struct um_advice_table {
 void um_advise_init(struct um_region *r);
 void um_advise_destroy(struct um_region *r); /* nobody else is inside the region any more */
 
-/* What was said about a page: NORMAL also for an instant while somebody advises. *end: the page from which on something
- * else was said; may be NULL. Takes no lock, waits for nothing. */
-enum um_advice um_advise_at(struct um_region *r, uint64_t page, uint64_t *end);
+/* What was said about a page: NORMAL also for an instant while somebody advises. Takes no lock, waits for nothing. */
+enum um_advice um_advise_at(struct um_region *r, uint64_t page);
+
+/* The same, and the pages [*first, *end) around it that have the same advice. */
+enum um_advice um_advise_range(struct um_region *r, uint64_t page, uint64_t *first, uint64_t *end);
 
 #endif

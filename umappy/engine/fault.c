@@ -101,15 +101,15 @@ static void note_waste(um_region *r) {
 
 /* What a fault on an absent page should fetch; 0 plans: the page alone. */
 static unsigned plan(um_region *r, uint64_t page, bool write, uint32_t thread_id, um_run_plan *plans) {
-  uint64_t end;
-  enum um_advice advice = um_advise_at(r, page, &end);
+  uint64_t first, end;
+  enum um_advice advice = um_advise_range(r, page, &first, &end);
   bool willwrite = r->writable && advice == UM_ADVICE_WILLWRITE;
   plans[0] = (um_run_plan){.first = page, .count = 1, .write = willwrite};
   if (!r->readahead || advice == UM_ADVICE_RANDOM)
     return willwrite;
   note_waste(r);
   if (advice == UM_ADVICE_SEQUENTIAL && end != r->hinted) {
-    um_readahead_hint(r->readahead, page, end, UM_HINT_SEQUENTIAL);
+    um_readahead_hint(r->readahead, first, end, UM_HINT_SEQUENTIAL);
     r->hinted = end;
   }
   unsigned planned = um_readahead_miss(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
@@ -163,7 +163,7 @@ static bool trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id)
   unsigned planned = um_readahead_trigger(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
   if (planned > 1)
     um_ahead_plan(r, plans + 1, planned - 1);
-  return r->writable && (plans[0].write || um_advise_at(r, page, NULL) == UM_ADVICE_WILLWRITE);
+  return r->writable && (plans[0].write || um_advise_at(r, page) == UM_ADVICE_WILLWRITE);
 }
 
 /* Taken back at once where that is a system call; where it is a copy, by whoever fills. */
