@@ -61,6 +61,10 @@ typedef struct um_frame {
   uint64_t fault_ns;        /* when its fault was read, 0: prefetch; the filler's */
   uint32_t thread_id;       /* whose fault; the filler's */
   uint32_t thread_turn;     /* that thread's count of faults then; grace */
+  uint32_t count;           /* pages of the run that begins at `page`; 0: one */
+  uint8_t queue;            /* frames_lock, and so the next two: where the policy keeps it; 0: nowhere; policy.c */
+  uint8_t heat;             /* proven hits it still has to its credit */
+  uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
   um_frame_id prev;         /* frames_lock: eviction list; */
   um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
   bool listed;              /* frames_lock: on the eviction list */
