@@ -1,6 +1,6 @@
-/* Eviction policies: the order of victims, proofs in standby, ghosts, and what each is for. With arguments it is the
- * program that tests/test_eviction.py holds the simulator against: FILE KIND MEMORY PAGE_SHIFT [SMALL STANDBY GHOST].
- */
+/* Eviction policies: the order of victims, proofs in standby, ghosts. With arguments it is the program that
+ * tests/test_eviction.py holds the simulator against: KIND prints its shares; FILE KIND MEMORY PAGE_SHIFT SMALL STANDBY
+ * GHOST replays a file (replay.c) and prints the counts. */
 #include "check.h"
 #include "replay.h"
 
@@ -163,14 +163,17 @@ static void test_tables_take_eight_bytes_a_page_at_most(void) {
 static int replay_main(int argc, char **argv) {
   um_policy_options options;
   um_replay_counts counts;
-  CHECK(argc == 5 || argc == 8);
-  um_policy_defaults((uint32_t)strtoul(argv[2], NULL, 0), &options);
-  options.memory = strtoull(argv[3], NULL, 0);
-  if (argc == 8) {
-    options.small_share = (uint32_t)strtoul(argv[5], NULL, 0);
-    options.standby_share = (uint32_t)strtoul(argv[6], NULL, 0);
-    options.ghost_share = (uint32_t)strtoul(argv[7], NULL, 0);
+  if (argc == 2) {
+    um_policy_defaults((uint32_t)strtoul(argv[1], NULL, 0), &options);
+    printf("%u %u %u\n", options.small_share, options.standby_share, options.ghost_share);
+    return 0;
   }
+  CHECK_EQUAL(argc, 8);
+  options.kind = (uint32_t)strtoul(argv[2], NULL, 0);
+  options.memory = strtoull(argv[3], NULL, 0);
+  options.small_share = (uint32_t)strtoul(argv[5], NULL, 0);
+  options.standby_share = (uint32_t)strtoul(argv[6], NULL, 0);
+  options.ghost_share = (uint32_t)strtoul(argv[7], NULL, 0);
   um_replay(argv[1], &options, (uint32_t)strtoul(argv[4], NULL, 0), &counts);
   printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", counts.references, counts.misses,
          counts.late_misses, counts.refaults, counts.prefetched, counts.digest);
