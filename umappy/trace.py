@@ -97,8 +97,8 @@ def read_trace(path: str | os.PathLike[str], *, partial: bool = False) -> Trace:
     is_complete = reader.read()
     if not is_complete and not partial:
         raise TraceError(
-            f"{name}: ends too early, after {len(reader.faults)} faults: its process was killed or is still running, or "
-            "the disk was full; with partial=True what is there is read"
+            f"{name}: ends too early, after {len(reader.faults)} faults: its process was killed or still runs, or the "
+            "disk was full; what is there can be read all the same (partial=True, --partial)"
         )
     start = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=start_us)
     return Trace(start, reader.regions, np.array(reader.faults, FAULT), reader.lost, is_complete)

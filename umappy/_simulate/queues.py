@@ -19,6 +19,7 @@ HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
 GROUP_SHARES = 32
 LFU_WEIGHT, WEIGHT = 7, 8
+USUAL_OVER, RUNS_MIN = 16, 32
 
 
 class Run:
@@ -276,11 +277,14 @@ class AutoState(PolicyState):
         self._weights = (WEIGHT, LFU_WEIGHT, WEIGHT)
         self._lags = [0, 0, 0]
         self._winner = 1
+        self._usual = 0
         leaders = [Group(rules, 1) for rules in contenders]
         self.groups = [Group(contenders[self._winner], GROUP_SHARES - len(leaders)), *leaders]
 
     def _find_group(self, run: Run) -> Group:
-        slot = hash_key(run.key) >> 59
+        index = run.page >> (run.count - 1).bit_length()
+        base = run.key - run.page * run.key_step
+        slot = (index + hash_key(base + index // GROUP_SHARES)) % GROUP_SHARES
         return self.groups[slot + 1 if slot < len(self._lags) else 0]
 
     def _note_miss(self, group: Group, run: Run) -> None:
@@ -288,8 +292,11 @@ class AutoState(PolicyState):
         if index < 0:
             return
         lags = self._lags
-        limit = max(2, self.memory // PAGE_BYTES // GROUP_SHARES) // 2 * WEIGHT
-        lags[index] += run.bytes // PAGE_BYTES * self._weights[index]
+        units = run.bytes // PAGE_BYTES
+        self._usual += units - self._usual // USUAL_OVER
+        held = self.memory // PAGE_BYTES // GROUP_SHARES
+        limit = max(held // 2, self._usual * RUNS_MIN // USUAL_OVER) * WEIGHT
+        lags[index] += units * self._weights[index]
         least = min(lags)
         best = self._winner
         for i in range(len(lags)):

@@ -79,6 +79,7 @@ struct um_policy {
   um_frequencies frequencies;
   uint32_t sweep, standby_sweep; /* um_policy_next: the queue of its round through all; 0: not there yet */
   uint64_t lag[UM_GROUPS];       /* auto: misses of a contender above those of the best, in small pages */
+  uint64_t usual;                /* auto: pages of a usual miss, times USUAL_OVER */
   uint32_t winner;               /* auto: the contender whose rules all others follow */
 };
 
