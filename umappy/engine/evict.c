@@ -1,27 +1,31 @@
 /* evict.c: giving memory back.
  *
- * The eviction list is a FIFO over resident runs; one that gets its first write goes on as it stands, one of which
- * pages stay (busy, written to while they were being written back) starts anew. Phases of a batch:
- *   1  pick: from the old end, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they can be
+ * The policy (policy.h) says in which order runs leave, and whether they wait on standby first; one of which pages stay
+ * (busy, written to while they were being written back, pinned) starts anew. Phases of a batch:
+ *   0  give up what has been on standby long enough
+ *   1  pick: in the policy's order, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they can be
  *      moved out, else WRITING
  *   2  sort by address
  *   3  drop the clean ones, all by one call where the kernel can: memory comes free at once. Whole chunks are moved out
  *      and serve again as they are
  *   4  move out what was ever writable, and write what of it is dirty (leave.c)
  *   5  where that cannot be, write the dirty ones, taking dirty neighbours along, and drop those that stayed clean
- *   6  settle: runs that kept pages go to the young end
+ *   6  settle: runs that kept pages begin anew
  *
- * A run stays on the list, marked as picked, while an evictor works on it; it leaves with its last page. */
+ * A run is marked as picked while an evictor works on it. The policy is told at once that it left, if all of it was taken. */
 #include "blocks.h"
 #include "leave.h"
 #include "mechanism.h"
 #include "page.h"
+#include "policy.h"
 #include "pool.h"
 
 #include <sys/uio.h>
 
 #define BATCH 64     /* stretches of pages, clean and dirty each */
-#define LOOK 256     /* list entries looked at for a batch */
+#define LOOK 256     /* runs looked at for a batch */
+#define WORTH 16     /* fewer hits than one in so many runs kept on standby, and only one in so many is kept */
+#define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
@@ -30,8 +34,10 @@ typedef um_leaving victim;
 typedef struct batch {
   victim clean[BATCH], moving[BATCH];  /* EVICTING, inside their gates: to be dropped, to be moved out */
   victim leaving[BATCH], dirty[BATCH]; /* LEAVING, WRITING: these keep their gates from closing */
+  victim kept[BATCH];                  /* EVICTING, inside their gates: to standby */
+  victim rested[BATCH];                /* LEAVING: to be written, then to standby */
   um_frame_id frames[LOOK];
-  uint32_t cleans, movings, leavings, dirties, picked;
+  uint32_t cleans, movings, leavings, dirties, kepts, rests, picked;
   uint64_t bytes, claimed; /* in all, and to be written */
   uint64_t now;
 } batch;
@@ -97,7 +103,7 @@ static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state t
 static uint64_t drop_one(um_pager *p, victim *v, bool move) {
   um_region *r = v->region;
   uint64_t freed = move                ? um_leave_group(p, NULL, v, 1)
-                   : is_whole_chunk(v) ? um_leave_chunk(r, v->page)
+                   : is_whole_chunk(v) ? um_leave_chunk(r, v->page, v->frame)
                                        : um_evict_drop(r, v->page, v->count);
   um_gate_leave(r);
   return freed;
@@ -110,20 +116,72 @@ bool um_evict_one_clean(um_pager *p) {
   uint32_t taken = 0;
   bool move = false;
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_id id = p->resident.head;
-  for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = p->frames[id].next) {
+  um_frame_id id = um_policy_next(p->policy, 0), next, id_taken = UM_NIL;
+  for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = next) {
     um_frame *f = &p->frames[id];
+    next = um_policy_next(p->policy, id);
     if (f->picked || !um_frame_aged(p, f, now))
       continue;
     taken = take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
     move = must_move(f->region, f);
+    if (taken && v.count == atomic_load(&f->live))
+      um_policy_evicted(p->policy, id);
+    id_taken = id;
   }
   pthread_mutex_unlock(&p->frames_lock);
-  return taken && drop_one(p, &v, move) > 0;
+  if (!taken)
+    return false;
+  if (drop_one(p, &v, move) > 0)
+    return true;
+  pthread_mutex_lock(&p->frames_lock); /* pinned: it is still there, and of this descriptor */
+  if (p->frames[id_taken].queue == 0 && p->frames[id_taken].region == v.region && atomic_load(&p->frames[id_taken].live) > 0)
+    um_frame_relist(p, id_taken);
+  pthread_mutex_unlock(&p->frames_lock);
+  return false;
 }
 
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
+  return um_pool_trim(p) || (um_policy_standby_full(p->policy) && um_standby_reclaim_oldest(p)) ||
+         um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
+}
+
+/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is touched
+ * again on standby only some are kept, to notice when that changes. */
+static bool is_worth_keeping(um_pager *p) {
+  if (++p->kept >= WORTH_RUNS) {
+    p->kept /= 2;
+    p->kept_hits /= 2;
+  }
+  return p->kept_hits * WORTH >= p->kept || p->kept % WORTH == 0;
+}
+
+/* frames_lock held. All of the run or nothing; it can be kept on standby. */
+static bool take_whole(um_pager *p, um_frame_id id, bool writes, batch *b) {
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  uint32_t live = atomic_load(&f->live);
+  if (!r->moves || live != f->count || !um_policy_keeps(p->policy) || b->kepts == BATCH || b->rests == BATCH)
+    return false;
+  victim whole = {.region = r, .page = f->page, .count = live, .frame = id};
+  bool chunk = is_whole_chunk(&whole) && r->chunks;
+  if ((!chunk && (live != 1 || f->count << r->page_shift == UM_CHUNK)) || !is_worth_keeping(p) || !um_gate_enter(r))
+    return false;
+  uint64_t n = um_run_take(r, f->page, live, UM_IN(UM_CLEAN), id, UM_EVICTING);
+  if (n == live) {
+    b->kept[b->kepts++] = whole;
+  } else if (live == 1 && writes && um_run_take(r, f->page, 1, UM_IN(UM_DIRTY), id, UM_LEAVING)) {
+    whole.dirty = true;
+    b->rested[b->rests++] = whole;
+    um_gate_leave(r);
+  } else {
+    if (n && (um_run_release(r, f->page, n, UM_CLEAN) & UM_WAITER))
+      um_page_wake(r, f->page, n);
+    um_gate_leave(r);
+    return false;
+  }
+  b->bytes += live << r->page_shift;
+  um_policy_standby(p->policy, id);
+  return true;
 }
 
 static bool has_dirty(um_pager *p, um_frame_id id) { /* frames_lock held */
@@ -152,15 +210,20 @@ static void pick(um_worker *w, batch *b) {
   um_pager *p = w->pager;
   uint64_t target = um_budget_short(p), most = CLAIM_RUNS * w->staging_size;
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_id id = p->resident.head, next;
+  um_frame_id id = um_policy_next(p->policy, 0), next;
   for (int looked = 0; id != UM_NIL && looked < LOOK && b->bytes < target; looked++, id = next) {
     um_frame *f = &p->frames[id];
     um_region *r = f->region;
-    next = f->next;
+    next = um_policy_next(p->policy, id);
     if (f->picked || !um_frame_aged(p, f, b->now))
       continue;
     bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns);
     uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
+    if (take_whole(p, id, writes && b->claimed < most, b)) {
+      f->picked = true;
+      b->frames[b->picked++] = id;
+      continue;
+    }
     if (move)
       note(b, r, b->moving, &b->movings,
            take(p, id, CLEAN_OR_FAILED, UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
@@ -168,7 +231,7 @@ static void pick(um_worker *w, batch *b) {
       note(b, r, b->clean, &b->cleans,
            take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans, BATCH - b->cleans));
     if (!writes && has_dirty(p, id))
-      um_frame_relist(p, id, UM_LIST_RESIDENT);
+      um_frame_relist(p, id);
     else if (writes && b->claimed < most && r->moves)
       b->claimed +=
           note(b, r, b->leaving, &b->leavings,
@@ -179,6 +242,8 @@ static void pick(um_worker *w, batch *b) {
     if (b->bytes > bytes) {
       f->picked = true;
       b->frames[b->picked++] = id;
+      if (b->bytes - bytes >= (uint64_t)atomic_load(&f->live) << r->page_shift)
+        um_policy_evicted(p->policy, id);
     }
   }
   pthread_mutex_unlock(&p->frames_lock);
@@ -189,10 +254,10 @@ static void settle(um_pager *p, const batch *b) {
   pthread_mutex_lock(&p->frames_lock);
   for (uint32_t i = 0; i < b->picked; i++) {
     um_frame *f = &p->frames[b->frames[i]];
-    if (!f->picked || f->list != UM_LIST_RESIDENT)
-      continue;
+    bool stays = f->picked && atomic_load(&f->live) > 0 && !um_policy_in_standby(p->policy, b->frames[i]);
     f->picked = false;
-    um_frame_relist(p, b->frames[i], UM_LIST_RESIDENT);
+    if (stays)
+      um_frame_relist(p, b->frames[i]);
   }
   pthread_mutex_unlock(&p->frames_lock);
 }
@@ -297,42 +362,62 @@ static uint64_t write_in_place(um_worker *w, const victim *v) {
   return freed;
 }
 
-/* Phase 4. Neighbours are one stretch, moved and written together. */
-static uint64_t leave(um_worker *w, batch *b) {
+/* Phase 4. Neighbours are one stretch, moved and written together. The clean ones are inside their gates, and leave. */
+static uint64_t leave(um_worker *w, victim *v, uint32_t count) {
   uint64_t freed = 0;
-  for (uint32_t i = 0, n; i < b->leavings; i += n) {
+  for (uint32_t i = 0, n; i < count; i += n) {
     uint64_t bytes = 0;
-    for (n = 0; i + n < b->leavings; n++) {
-      uint64_t more = um_run_memory(b->leaving[i + n].region, b->leaving[i + n].page, b->leaving[i + n].count);
+    for (n = 0; i + n < count; n++) {
+      uint64_t more = um_run_memory(v[i + n].region, v[i + n].page, v[i + n].count);
       if (bytes + more > UM_CHUNK)
         break;
       bytes += more;
     }
-    freed += um_leave_group(w->pager, w, &b->leaving[i], n);
-    for (uint32_t k = i; k < i + n; k++) /* a pinned one is asked again later, one whose store fails too */
-      if (b->leaving[k].failed && b->leaving[k].failed != -EBUSY && b->leaving[k].unmoved)
-        freed += write_in_place(w, &b->leaving[k]);
+    freed += um_leave_group(w->pager, w, &v[i], n);
+    for (uint32_t k = i; k < i + n; k++) { /* a pinned one is asked again later, one whose store fails too */
+      if (v[k].dirty && v[k].failed && v[k].failed != -EBUSY && v[k].unmoved)
+        freed += write_in_place(w, &v[k]);
+      if (!v[k].dirty)
+        um_gate_leave(v[k].region);
+    }
   }
   return freed;
+}
+
+/* Phase 4, of clean runs that are kept on standby. */
+static uint64_t keep(um_worker *w, victim *v, uint32_t count) {
+  uint64_t freed = 0;
+  uint32_t singles = 0;
+  for (uint32_t i = 0; i < count; i++)
+    if (is_whole_chunk(&v[i]) && !must_move(v[i].region, &w->pager->frames[v[i].frame]))
+      freed += drop_one(w->pager, &v[i], false);
+    else
+      v[singles++] = v[i];
+  return freed + leave(w, v, singles);
 }
 
 uint64_t um_evict_batch(um_worker *w) {
   um_pager *p = w->pager;
   batch b;
-  uint64_t freed;
-  b.cleans = b.movings = b.leavings = b.dirties = b.picked = 0;
+  uint64_t freed = 0;
+  b.cleans = b.movings = b.leavings = b.dirties = b.kepts = b.rests = b.picked = 0;
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
+  for (int i = 0; i < 8 && um_policy_standby_full(p->policy) && um_budget_short(p) && um_standby_reclaim_oldest(p); i++)
+    freed++;
   pick(w, &b);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);
   qsort(b.leaving, b.leavings, sizeof *b.leaving, by_address);
+  qsort(b.rested, b.rests, sizeof *b.rested, by_address);
   qsort(b.dirty, b.dirties, sizeof *b.dirty, by_address);
   b.leavings = merge(b.leaving, b.leavings, UM_CHUNK);
   b.dirties = merge(b.dirty, b.dirties, w->staging_size);
-  freed = drop_clean(p, b.clean, b.cleans);
+  freed += drop_clean(p, b.clean, b.cleans);
+  freed += keep(w, b.kept, b.kepts);
   for (uint32_t i = 0; i < b.movings; i++)
     freed += drop_one(p, &b.moving[i], true);
-  freed += leave(w, &b);
+  freed += leave(w, b.leaving, b.leavings);
+  freed += leave(w, b.rested, b.rests);
   for (uint32_t i = 0; i < b.dirties; i++) {
     um_region *r = b.dirty[i].region;
     um_gate_enter_wait(r);

@@ -18,6 +18,7 @@
 #include "mechanism.h"
 #include "page.h"
 #include "readahead.h"
+#include "trace.h"
 #include "uffd.h"
 
 #include <sched.h>
@@ -124,12 +125,18 @@ static unsigned plan(um_region *r, uint64_t page, bool write, uint32_t thread_id
 
 /* The page is not claimed here: its memory and its bookkeeping are reserved first, by the filler (fill.c). Threads that
  * fault on one page meanwhile each queue a fill; all but one find it done. */
+static void record(um_region *r, uint64_t page, uint32_t thread_id, enum um_trace_kind kind) {
+  if (r->pager->trace)
+    um_trace_fault(r->pager->trace, r->trace_id, page, thread_id, kind);
+}
+
 static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
   um_pager *p = r->pager;
   *id = um_frame_take(p, r, page, 1);
   if (*id == UM_NIL)
     return WAKE; /* more faults under way than there can be pages: it tries again */
   um_frame *f = &p->frames[*id];
+  record(r, page, m->thread_id, write ? UM_TRACE_WRITE : UM_TRACE_READ);
   um_run_plan plans[UM_READAHEAD_PLANS];
   unsigned planned = plan(r, page, write, m->thread_id, plans);
   if (planned && (!write || plans[0].write)) {
@@ -176,6 +183,7 @@ static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write
     return AGAIN;
   }
   um_frame *f = &p->frames[own];
+  record(r, page, m->thread_id, UM_TRACE_REFAULT);
   f->write = trigger(r, page, write, m->thread_id);
   if (um_standby_moves(r, f->write)) {
     um_standby_return(r, own, page, f->write);
@@ -208,6 +216,7 @@ static enum outcome write_to_protected(um_region *r, uint64_t page, uint64_t off
     if (!unprotect(r, page, offset, w))
       return AGAIN;
     UM_COUNT(r, protect_faults, 1);
+    record(r, page, thread_id, UM_TRACE_PROTECT);
     if (r->readahead && um_word_state(w) == UM_CLEAN && !um_blocks_tracked(r)) {
       um_run_plan run = um_readahead_protect(r->readahead, thread_id, page);
       if (run.first <= page)

@@ -116,7 +116,7 @@ static void place(um_pager *p, um_region *r, um_frame_id id, enum um_state state
   uint64_t first = f->page, count = f->count;
   atomic_store(&f->born_ns, um_now_ns());
   um_fault_served(r, f);
-  um_frame_list(p, id, UM_LIST_RESIDENT); /* before the release: afterwards the descriptor may be somebody else's */
+  um_frame_list(p, id); /* before the release: afterwards the descriptor may be somebody else's */
   um_run_release(r, first, count, state);
   um_page_wake(r, first, count);
   um_gate_leave(r);

@@ -1,6 +1,6 @@
-/* frames.c: descriptors of runs that are filling, resident or on standby, and the lists that link them, oldest first.
- * The array is address space; a descriptor costs memory when it is first used. */
-#include "internal.h"
+/* frames.c: descriptors of runs that are filling, resident or on standby, and what the policy is told of them. The array is
+ * address space; a descriptor costs memory when it is first used. */
+#include "policy.h"
 
 #include <stdio.h>
 
@@ -20,7 +20,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
     f->page = f->touched = page;
     f->count = (uint32_t)count;
     f->offset = f->fault_ns = 0;
-    f->thread_id = f->thread_turn = f->chunk = 0;
+    f->thread_id = f->thread_turn = f->chunk = f->slot = 0;
     f->write = f->give_up = f->returns = f->claimed = false;
     atomic_store(&f->live, 0);
     atomic_store(&f->born_ns, 0);
@@ -34,25 +34,9 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
   return id;
 }
 
-static um_list *list_of(um_pager *p, const um_frame *f) {
-  return f->list == UM_LIST_RESIDENT ? &p->resident : &p->standby;
-}
-
-static void unlink_frame(um_pager *p, um_frame_id id) { /* frames_lock held */
-  um_frame *f = &p->frames[id];
-  if (f->list == UM_LIST_NONE)
-    return;
-  um_list *l = list_of(p, f);
-  *(f->prev ? &p->frames[f->prev].next : &l->head) = f->next;
-  *(f->next ? &p->frames[f->next].prev : &l->tail) = f->prev;
-  f->prev = f->next = UM_NIL;
-  f->list = UM_LIST_NONE;
-  l->length--;
-}
-
 void um_frame_forget(um_pager *p, um_frame_id id) {
   um_frame *f = &p->frames[id];
-  unlink_frame(p, id);
+  um_policy_remove(p->policy, id);
   f->region = NULL;
   f->picked = false;
   f->next = p->free_frames;
@@ -73,24 +57,30 @@ void um_frame_drop(um_pager *p, um_frame_id id, uint32_t pages) {
     um_frame_give(p, id);
 }
 
-void um_frame_relist(um_pager *p, um_frame_id id, int list) {
-  um_frame *f = &p->frames[id];
-  unlink_frame(p, id);
-  f->list = (uint8_t)list;
-  if (list == UM_LIST_NONE)
-    return;
-  um_list *l = list_of(p, f);
-  f->prev = l->tail;
-  f->next = UM_NIL;
-  *(l->tail ? &p->frames[l->tail].next : &l->head) = id;
-  l->tail = id;
-  l->length++;
+void um_frame_list(um_pager *p, um_frame_id id) {
+  pthread_mutex_lock(&p->frames_lock);
+  if (p->frames[id].queue == 0) /* other pages of its run may have become resident before */
+    um_policy_insert(p->policy, id, false);
+  pthread_mutex_unlock(&p->frames_lock);
 }
 
-void um_frame_list(um_pager *p, um_frame_id id, int list) {
+void um_frame_list_ahead(um_pager *p, um_frame_id id) {
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_relist(p, id, list);
+  um_policy_insert(p->policy, id, true);
   pthread_mutex_unlock(&p->frames_lock);
+}
+
+void um_frame_refault(um_pager *p, um_frame_id id) {
+  pthread_mutex_lock(&p->frames_lock);
+  if (!atomic_load(&p->frames[id].ahead))
+    p->kept_hits++;
+  um_policy_refault(p->policy, id);
+  pthread_mutex_unlock(&p->frames_lock);
+}
+
+void um_frame_relist(um_pager *p, um_frame_id id) {
+  um_policy_remove(p->policy, id);
+  um_policy_insert(p->policy, id, false);
 }
 
 /* One instruction may need several pages at once, so a page just placed must outlive the placing of the others: it
@@ -108,8 +98,8 @@ bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now) {
 }
 
 void um_queue_push(um_pager *p, um_queue *q, um_frame_id id) {
-  p->frames[id].next = UM_NIL;
-  *(q->tail ? &p->frames[q->tail].next : &q->head) = id;
+  p->frames[id].queued_next = UM_NIL;
+  *(q->tail ? &p->frames[q->tail].queued_next : &q->head) = id;
   q->tail = id;
   q->length++;
 }
@@ -118,7 +108,7 @@ um_frame_id um_queue_pop(um_pager *p, um_queue *q) {
   um_frame_id id = q->head;
   if (id == UM_NIL)
     return UM_NIL;
-  q->head = p->frames[id].next;
+  q->head = p->frames[id].queued_next;
   if (q->head == UM_NIL)
     q->tail = UM_NIL;
   q->length--;

@@ -73,10 +73,14 @@ typedef struct um_frame {
   uint32_t thread_turn;  /* that thread's count of faults then; grace */
   _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the run's owner */
   _Atomic uint64_t blocks;  /* pages above 64 KiB that are tracked: the dirty blocks of the page; blocks.h */
-  um_frame_id prev;         /* frames_lock: eviction list or standby list; */
-  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: lists */
-  uint32_t chunk;           /* STANDBY: where its bytes are; the run's owner's */
-  uint8_t list;             /* UM_LIST_...; frames_lock */
+  um_frame_id prev;         /* frames_lock: the policy's queues; */
+  um_frame_id next;         /* likewise, and the free list */
+  um_frame_id queued_next;  /* pager->lock: demand or starved queue */
+  uint32_t chunk;           /* STANDBY: where its bytes are; the run's owner's, */
+  uint32_t slot;            /* and how many host pages into the chunk */
+  uint8_t queue;            /* frames_lock, and so the next two: where the policy keeps it; 0: nowhere; policy.c */
+  uint8_t heat;             /* proven hits it still has to its credit */
+  uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
   bool picked;              /* an evictor works on it; frames_lock */
   bool write;               /* to be filled writable; the filler's */
   bool give_up;             /* pager->lock: it waited for memory too long */
@@ -85,13 +89,6 @@ typedef struct um_frame {
   bool returns;             /* FILLING, to be taken back from standby; the filler's */
   bool claimed;             /* FILLING already; the filler's */
 } um_frame;
-
-enum { UM_LIST_NONE, UM_LIST_RESIDENT, UM_LIST_STANDBY };
-
-typedef struct um_list {
-  um_frame_id head, tail;
-  uint64_t length;
-} um_list;
 
 typedef struct um_queue {
   um_frame_id head, tail;
@@ -132,6 +129,7 @@ struct um_region {
   bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
   bool moves;                     /* constant: and change places with a chunk's memory */
   struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
+  uint32_t trace_id;              /* constant */
   uint64_t hinted;                /* the leader's: the end of the range that was last advised to be read in order */
   _Atomic bool no_batch;          /* the store refused to read a batch */
   _Atomic uint64_t *words;        /* one word a page; touched as pages are; words.c */
@@ -197,6 +195,7 @@ typedef struct um_pool {
   uint64_t mapped;
   uint32_t count;        /* chunks, numbered from 1 */
   uint32_t *next;        /* lock: links of the lists */
+  _Atomic uint16_t *users; /* small runs on standby in a chunk; standby.c */
   uint32_t empty, full;  /* lock: heads of the lists */
   _Atomic uint64_t idle; /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
@@ -217,6 +216,7 @@ struct um_pager {
   uint32_t uffd_mode;                                 /* constant */
   uint64_t generation;                                /* constant: which process made it; fork.c */
   const struct um_mechanism *mechanism;               /* constant */
+  struct um_trace *trace;                             /* constant; NULL: faults are not recorded */
   uint64_t memory, low_water, high_water, timeout_ns; /* constant */
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
@@ -232,6 +232,7 @@ struct um_pager {
   pthread_mutex_t regions_lock;
   um_region **regions; /* sorted by address; regions_lock */
   uint32_t region_count, region_capacity;
+  uint32_t regions_made; /* regions_lock */
   um_counters retired; /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
@@ -240,7 +241,8 @@ struct um_pager {
   uint32_t frame_capacity;   /* constant */
   uint32_t frames_made;      /* descriptors ever used; frames_lock */
   um_frame_id free_frames;   /* frames_lock */
-  um_list resident, standby; /* oldest first; frames_lock */
+  struct um_policy *policy;          /* frames_lock */
+  uint32_t kept, kept_hits;          /* runs moved out to standby lately, and touched there; frames_lock */
 
   pthread_mutex_t lock;
   pthread_cond_t work;            /* fillers wait here */
@@ -342,8 +344,10 @@ void um_frame_give(um_pager *p, um_frame_id id);                                
 void um_frame_forget(um_pager *p, um_frame_id id); /* whatever names it; frames_lock held */
 void um_frame_drop(um_pager *p, um_frame_id id,
                    uint32_t pages);                          /* so many words name it no more; gives it, at the last */
-void um_frame_list(um_pager *p, um_frame_id id, int list);   /* to the young end, from wherever it is */
-void um_frame_relist(um_pager *p, um_frame_id id, int list); /* the same with frames_lock held */
+void um_frame_list(um_pager *p, um_frame_id id);       /* it became resident; before its pages are let go */
+void um_frame_list_ahead(um_pager *p, um_frame_id id); /* it was read ahead, to standby; likewise */
+void um_frame_refault(um_pager *p, um_frame_id id);    /* it was touched in standby */
+void um_frame_relist(um_pager *p, um_frame_id id);     /* it stays, and begins anew; frames_lock held */
 bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now);
 void um_queue_push(um_pager *p, um_queue *q, um_frame_id id);
 um_frame_id um_queue_pop(um_pager *p, um_queue *q);
@@ -386,7 +390,8 @@ bool um_ahead_step(um_worker *w); /* pager->lock held; let go inside. False: not
 um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
 bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
-void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk);
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot); /* the policy knows of it already */
+void um_standby_forget(um_region *r, um_frame_id id); /* the region is being forgotten */
 bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
 bool um_standby_reclaim_oldest(um_pager *p);
 

@@ -17,6 +17,8 @@
 #include "pool.h"
 #include "uffd.h"
 
+#include <sys/mman.h>
+
 /* Pages of a region whose memory is gone to a chunk. */
 static void let_go(um_region *r, uint64_t first, uint64_t count) {
   um_run_absent(r, first, count);
@@ -24,7 +26,7 @@ static void let_go(um_region *r, uint64_t first, uint64_t count) {
   atomic_fetch_add(&r->pager->freed, um_run_memory(r, first, count));
 }
 
-uint64_t um_leave_chunk(um_region *r, uint64_t first) {
+uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep) {
   um_pager *p = r->pager;
   uint64_t count = um_chunk_pages(r);
   uint32_t chunk = um_pool_take_empty(p);
@@ -33,6 +35,10 @@ uint64_t um_leave_chunk(um_region *r, uint64_t first) {
   if (um_uffd_move(p->uffd, um_pool_address(p, chunk), um_page_address(r, first), UM_CHUNK, NULL)) {
     um_pool_clear(p, chunk); /* clean, and never written to: nothing is lost */
     return um_evict_drop(r, first, count);
+  }
+  if (keep != UM_NIL) {
+    um_standby_keep(r, keep, chunk, 0);
+    return UM_CHUNK;
   }
   let_go(r, first, count);
   um_pool_put_full(p, chunk);
@@ -49,7 +55,7 @@ static void put_back(const um_leaving *v, uint64_t moved) {
     um_fatal("memory that was moved out of a region could not be moved back");
   for (uint64_t page = v->page; page < v->page + v->count; page++) {
     um_word w = um_page_load(r, page);
-    bool dirty = v->dirty || (page - v->page) << r->page_shift < moved;
+    bool dirty = v->dirty || (r->writable && (page - v->page) << r->page_shift < moved);
     if (dirty && !v->dirty)
       atomic_store(&p->frames[um_word_frame(w)].blocks, UM_BLOCKS_ALL);
     while (!um_page_change(r, page, &w, um_word_make(dirty ? UM_DIRTY : UM_CLEAN, 0, um_word_frame(w))))
@@ -67,9 +73,14 @@ static bool move_out(um_leaving *v, uintptr_t to) {
   int code = um_uffd_move(r->pager->uffd, to, um_page_address(r, v->page), um_run_memory(r, v->page, v->count), &moved);
   if (code == 0)
     return true;
-  put_back(v, moved);
   v->failed = code;
   v->unmoved = true;
+  if (!v->dirty && code != -EBUSY) { /* it has a hole, or is locked; the store has its bytes */
+    madvise((void *)to, um_round_up(moved, um_host_page), MADV_DONTNEED);
+    um_evict_drop(r, v->page, v->count);
+    return false;
+  }
+  put_back(v, moved);
   UM_COUNT(r, pinned, code == -EBUSY);
   return false;
 }
@@ -88,9 +99,9 @@ static int write(um_worker *w, const um_leaving *v, um_error *error) {
   return code;
 }
 
-uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count) {
-  uint32_t chunk = um_pool_take_empty(p);
-  uint64_t used = 0, freed = 0;
+/* Phase 1; which are out then. */
+static uint64_t move_all_out(um_pager *p, um_leaving *v, uint32_t count, uint32_t chunk) {
+  uint64_t used = 0;
   for (uint32_t i = 0; i < count; i++) {
     um_region *r = v[i].region;
     if (v[i].dirty)
@@ -101,41 +112,74 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
       put_back(&v[i], 0);
     } else if (move_out(&v[i], um_pool_address(p, chunk) + used)) {
       used += um_run_memory(r, v[i].page, v[i].count);
-      if (!v[i].dirty)
-        let_go(r, v[i].page, v[i].count);
     }
     if (v[i].dirty)
       um_gate_leave(r);
   }
+  return used;
+}
+
+/* Phase 3; inside the gate. */
+static void settle(um_pager *p, um_leaving *v, uint32_t chunk) {
+  if (v->frame == UM_NIL) {
+    let_go(v->region, v->page, v->count);
+    return;
+  }
+  atomic_fetch_add(&p->pool.users[chunk], 1);
+  um_standby_keep(v->region, v->frame, chunk, (uint32_t)((v->at - um_pool_address(p, chunk)) / um_host_page));
+}
+
+/* Phases 2 and 3 of a dirty one. False: the store did not take it. */
+static bool write_out(um_pager *p, um_worker *w, um_leaving *v, uint32_t chunk) {
+  um_region *r = v->region;
+  um_error error;
+  int code = um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : write(w, v, &error);
+  um_gate_enter_wait(r);
+  if (code == 0) {
+    UM_COUNT(r, writes, v->count);
+    atomic_store(&p->frames[um_word_frame(um_page_load(r, v->page))].blocks, 0);
+    settle(p, v, chunk);
+  } else {
+    put_back(v, um_run_memory(r, v->page, v->count));
+    v->failed = code;
+  }
+  if (code != -ECANCELED)
+    um_evict_note_write(r, code, &error);
+  um_gate_leave(r);
+  return code == 0;
+}
+
+uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count) {
+  uint32_t chunk = um_pool_take_empty(p);
+  uint64_t out = move_all_out(p, v, count, chunk), gone = 0;
+  bool keep = v[0].frame != UM_NIL;
+  if (chunk)
+    atomic_store(&p->pool.users[chunk], 1); /* this thread, until all are settled */
   for (uint32_t i = 0; i < count; i++) {
-    um_region *r = v[i].region;
-    uint64_t memory = um_run_memory(r, v[i].page, v[i].count);
     if (v[i].failed)
       continue;
-    freed += memory;
-    if (!v[i].dirty)
+    uint64_t memory = um_run_memory(v[i].region, v[i].page, v[i].count);
+    if (v[i].dirty && !write_out(p, w, &v[i], chunk))
       continue;
-    um_error error;
-    int code = um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : write(w, &v[i], &error);
-    um_gate_enter_wait(r);
-    if (code == 0) {
-      UM_COUNT(r, writes, v[i].count);
-      let_go(r, v[i].page, v[i].count);
-    } else {
-      put_back(&v[i], memory);
-      v[i].failed = code;
-      freed -= memory;
-    }
-    if (code != -ECANCELED)
-      um_evict_note_write(r, code, &error);
-    um_gate_leave(r);
+    if (!v[i].dirty)
+      settle(p, &v[i], chunk);
+    gone += memory;
   }
-  if (chunk && freed == UM_CHUNK) {
+  if (!chunk)
+    return 0;
+  bool last = atomic_fetch_sub(&p->pool.users[chunk], 1) == 1;
+  if (keep) { /* who leaves it last gives it back */
+    if (last)
+      um_pool_put_empty(p, chunk);
+  } else if (gone == UM_CHUNK) {
     um_pool_put_full(p, chunk);
     um_memory_freed(p);
-  } else if (chunk) {
-    um_pool_clear(p, chunk);
-    um_budget_release(p, freed);
+  } else {
+    if (out)
+      um_pool_clear(p, chunk);
+    else
+      um_pool_put_empty(p, chunk);
+    um_budget_release(p, gone);
   }
-  return freed;
+  return gone;
 }

@@ -7,7 +7,8 @@
 typedef struct um_leaving {
   um_region *region;
   uint64_t page, count;
-  bool dirty;   /* LEAVING, to be written; else EVICTING */
+  um_frame_id frame; /* not UM_NIL: all of its run, to be kept on standby when it is out */
+  bool dirty;        /* LEAVING, to be written; else EVICTING */
   bool unmoved; /* it could not be moved out */
   int failed;   /* -errno: it went back to where it was */
   uintptr_t at; /* where its bytes are while it is out */
@@ -18,6 +19,6 @@ typedef struct um_leaving {
 uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count);
 
 /* A chunk's length of clean pages, EVICTING, that never were writable; inside the gate. Returns bytes given back. */
-uint64_t um_leave_chunk(um_region *r, uint64_t first);
+uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep);
 
 #endif

@@ -66,7 +66,7 @@ static int place_run(um_region *r, uint64_t first, uint64_t count, const void *f
   atomic_store(&p->frames[id].born_ns, 0); /* its bytes are in: no grace needed */
   atomic_store(&p->frames[id].opened, true);
   atomic_store(&p->frames[id].blocks, UM_BLOCKS_ALL);
-  um_frame_list(p, id, UM_LIST_RESIDENT);
+  um_frame_list(p, id);
   um_run_release(r, first, count, UM_DIRTY);
   um_page_wake(r, first, count);
   return 0;

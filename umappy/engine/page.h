@@ -1,6 +1,6 @@
 /* page.h: the page word, and the only way to change it.
  *
- * One atomic 64-bit word a page: bits 0-3 the state, 4-9 flags, 32-63 the frame descriptor, which the pages of a run
+ * One atomic 64-bit word a page: bits 0-3 the state, 4-10 flags, 32-63 the frame descriptor, which the pages of a run
  * share. An absent page's word is zero, so the bookkeeping of untouched pages is untouched memory (words.c).
  *
  *                    fault, prefetch, overwrite                filled for a read, prefetched
@@ -51,6 +51,7 @@ enum um_state {
 #define UM_COPYING 0x80u   /* WRITING: the evictor is still copying it */
 #define UM_OPEN 0x200u     /* FILLING: writable memory may be in place already, so it counts as dirty */
 #define UM_LOST 0x100u     /* WRITING: dropped under us while it was being copied */
+#define UM_SINGLE 0x400u   /* STANDBY: a run of one page, in a chunk with others */
 #define UM_FRAME_SHIFT 32
 
 static inline enum um_state um_word_state(um_word w) {

@@ -1,7 +1,9 @@
 /* pager.c: a budget, its threads and what they share. */
 #include "mechanism.h"
 #include "page.h"
+#include "policy.h"
 #include "pool.h"
+#include "trace.h"
 #include "uffd.h"
 
 #include <fcntl.h>
@@ -76,6 +78,10 @@ static void destroy(um_pager *p) {
   for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
     um_memory_unmap(p->evictors[i].staging, p->evictors[i].staging_size);
   um_pool_destroy(p);
+  if (p->policy)
+    um_policy_destroy(p->policy);
+  if (p->trace)
+    um_trace_close(p->trace);
   um_memory_unmap(p->frames, p->frames_mapped);
   for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, p->self, -2}; *fd != -2; fd++)
     if (*fd >= 0)
@@ -112,6 +118,25 @@ static uint64_t staging_bytes(uint64_t memory, uint32_t workers) {
   return size;
 }
 
+static int make_policy(um_pager *p, const um_pager_options *options) {
+  um_policy_options policy;
+  if (options->policy > UM_POLICY_MRU)
+    return -EINVAL;
+  um_policy_defaults(options->policy, &policy);
+  policy.memory = p->memory;
+  if (options->policy_shares) {
+    policy.small_share = options->small_share;
+    policy.standby_share = options->standby_share;
+    policy.ghost_share = options->ghost_share;
+  }
+  if (!p->mechanism->moves)
+    policy.standby_share = 0;
+  int code = um_policy_create(&policy, p->frames, &p->policy);
+  if (code == 0)
+    um_budget_charge(p, um_policy_memory(&policy));
+  return code;
+}
+
 int um_pager_create(const um_pager_options *options, um_pager **pager) {
   uint32_t fillers = options->fillers, evictors = options->evictors;
   if (!fillers || !evictors || fillers > 4096 || evictors > 4096 || options->low_water > options->high_water)
@@ -146,9 +171,15 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
   p->frames = um_memory_map(p->frames_mapped);
   p->fillers = calloc(fillers, sizeof *p->fillers);
   p->evictors = calloc(evictors, sizeof *p->evictors);
-  if (!p->frames || !p->fillers || !p->evictors) {
+  if (!p->frames || !p->fillers || !p->evictors)
+    code = -ENOMEM;
+  if (code == 0)
+    code = make_policy(p, options);
+  if (code == 0 && options->trace && (code = um_trace_open(options->trace, &p->trace)) == 0)
+    um_budget_charge(p, um_trace_memory());
+  if (code) {
     destroy(p);
-    return -ENOMEM;
+    return code;
   }
   um_budget_charge(p, UM_FRAMES_PAID * sizeof(um_frame));
   sigset_t all, before;

@@ -35,7 +35,8 @@ int um_pool_create(um_pager *p) {
   pool->next = calloc(most + 1, sizeof *pool->next);
   pool->address = map(pool->mapped, &pool->mapping);
   pool->fresh = map(UM_CHUNK, &pool->fresh_mapping);
-  if (!pool->next || !pool->mapping || !pool->fresh_mapping)
+  pool->users = calloc(most + 1, sizeof *pool->users);
+  if (!pool->next || !pool->users || !pool->mapping || !pool->fresh_mapping)
     return -ENOMEM;
   if (p->mechanism->moves) {
     int code = um_uffd_register(p->uffd, pool->address, pool->mapped);
@@ -47,7 +48,7 @@ int um_pool_create(um_pager *p) {
     pool->next[i] = pool->empty;
     pool->empty = i;
   }
-  um_budget_charge(p, (most + 1) * sizeof *pool->next);
+  um_budget_charge(p, (most + 1) * (sizeof *pool->next + sizeof *pool->users));
   return 0;
 }
 
@@ -55,6 +56,7 @@ void um_pool_destroy(um_pager *p) {
   um_memory_unmap(p->pool.mapping, p->pool.mapped + UM_CHUNK);
   um_memory_unmap(p->pool.fresh_mapping, 2ull * UM_CHUNK);
   free(p->pool.next);
+  free(p->pool.users);
 }
 
 static uint32_t pop(um_pool *pool, uint32_t *list) {

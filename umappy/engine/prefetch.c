@@ -23,7 +23,7 @@ static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
   if (um_fill_pages(w, r, first, count, true, &error) == 0) {
     um_gate_enter_wait(r);
     atomic_store(&f->born_ns, um_now_ns());
-    um_frame_list(p, id, UM_LIST_RESIDENT);
+    um_frame_list(p, id);
     if (um_run_release(r, first, count, UM_CLEAN) & UM_WAITER)
       um_page_wake(r, first, count);
     um_gate_leave(r);
@@ -35,7 +35,7 @@ static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
     um_gate_enter_wait(r);
     if (good) {
       atomic_store(&f->born_ns, um_now_ns());
-      um_frame_list(p, id, UM_LIST_RESIDENT);
+      um_frame_list(p, id);
       um_run_release(r, page, 1, UM_CLEAN);
       um_page_wake(r, page, 1);
       UM_COUNT(r, prefetches, 1);

@@ -40,7 +40,7 @@ static void ended(um_batch *batch, um_read *read) {
   }
   if (read->code == 0) {
     atomic_store(&p->frames[u->frame].born_ns, um_now_ns());
-    um_frame_list(p, u->frame, UM_LIST_RESIDENT);
+    um_frame_list(p, u->frame);
     if (um_run_release(r, u->first, u->count, UM_CLEAN) & UM_WAITER)
       um_page_wake(r, u->first, u->count);
     k->filled += u->count;

@@ -5,6 +5,7 @@
 #include "page.h"
 #include "pool.h"
 #include "readahead.h"
+#include "trace.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
@@ -68,6 +69,7 @@ static int insert(um_pager *p, um_region *r) {
     memmove(&p->regions[at + 1], &p->regions[at], (p->region_count - at) * sizeof *p->regions);
     p->regions[at] = r;
     p->region_count++;
+    r->trace_id = p->regions_made++;
     set_needs(p);
   }
   pthread_mutex_unlock(&p->regions_lock);
@@ -174,7 +176,9 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
   }
   if ((code = prepare_memory(r)) == 0 && (code = um_fork_publish(r)) == 0) {
     if ((code = insert(p, r)) == 0) {
-      code = um_uffd_register(p->uffd, r->address, r->mapped);
+      code = p->trace ? um_trace_region(p->trace, r->trace_id, r->page_size, r->size) : 0;
+      if (code == 0)
+        code = um_uffd_register(p->uffd, r->address, r->mapped);
       if (code == 0) {
         *region = r;
         return 0;
@@ -191,21 +195,15 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
 
 /* The range is unmapped already and may be somebody else's: only descriptors and counts are given back. */
 static void give_back(um_pager *p, um_region *r) {
-  um_list *lists[] = {&p->resident, &p->standby};
-  for (int i = 0; i < 2; i++) {
-    pthread_mutex_lock(&p->frames_lock);
-    for (um_frame_id id = lists[i]->head, next; id != UM_NIL; id = next) {
-      next = p->frames[id].next;
-      if (p->frames[id].region != r)
-        continue;
-      if (p->frames[id].chunk) {
-        atomic_fetch_sub(&p->standby_bytes, UM_CHUNK);
-        um_pool_put_full(p, p->frames[id].chunk);
-      }
-      um_frame_forget(p, id);
-    }
-    pthread_mutex_unlock(&p->frames_lock);
+  pthread_mutex_lock(&p->frames_lock);
+  for (um_frame_id id = 1; id <= p->frames_made; id++) {
+    if (p->frames[id].region != r)
+      continue;
+    if (p->frames[id].chunk)
+      um_standby_forget(r, id);
+    um_frame_forget(p, id);
   }
+  pthread_mutex_unlock(&p->frames_lock);
   um_budget_release(p, atomic_load(&r->resident)); /* and tells of the chunks, too */
   um_budget_uncharge(p, atomic_load(&r->charged));
 }
@@ -264,7 +262,7 @@ int um_region_retry(um_region *r) {
     if (!um_gate_enter(r))
       return count;
     pthread_mutex_lock(&p->frames_lock);
-    for (id = p->resident.head; id != UM_NIL; id = p->frames[id].next)
+    for (id = p->frames_made; id != UM_NIL; id--)
       if (p->frames[id].region == r && take_failed(r, id, &page))
         break;
     pthread_mutex_unlock(&p->frames_lock);

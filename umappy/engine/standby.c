@@ -1,10 +1,11 @@
-/* standby.c: runs that are not mapped but whose bytes are in a chunk. They were read ahead, and nobody has touched them
- * yet; or they were moved out of a region and not overwritten yet. Touching one takes it back without I/O, which proves
- * that it was guessed right, or evicted wrongly.
+/* standby.c: runs that are not mapped but whose bytes are in a chunk. They were read ahead, and nobody has touched them yet;
+ * or they were moved out of a region and their memory is not needed yet. Touching one takes it back without I/O, which
+ * proves that it was guessed right, or evicted wrongly: the access bit of the policies.
  *
- * A run on standby is a chunk long, and always whole. Who changes the word of its first page from STANDBY owns all of
- * it: to FILLING, to map it again; to EVICTING, to give its chunk to somebody else. The others follow, and the first
- * page's word is the last to become STANDBY and the last to become ABSENT.
+ * A run on standby is whole: a chunk long and alone in its chunk, or a single page (UM_SINGLE) that shares one with
+ * others. Who changes the word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING, to
+ * give its memory to somebody else. The others follow, and the first page's word is the last to become STANDBY and the
+ * last to become ABSENT.
  *
  * Race: fault against reclaim. Both want the first word; who comes second looks again: the page is then FILLING (a wake
  * comes) or ABSENT (it is read). Race: fault against the end of reading ahead: the page is FILLING, the fault leaves
@@ -12,62 +13,106 @@
 #include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "policy.h"
 #include "pool.h"
 #include "uffd.h"
 
+#include <sys/mman.h>
+#include <sys/uio.h>
+
 #define PIECE (128u << 10) /* copied at a time, the touched one first: its reader goes on while the rest is copied */
+#define RECLAIMED 32       /* single pages given up together: one flush of the other processors' translations */
+#define LOOK 64
 
 /* `w` is the word of `page`, STANDBY. Makes all of its run `to` and the caller's; UM_NIL: look again. */
 static um_frame_id own(um_region *r, uint64_t page, um_word w, enum um_state to) {
   um_frame_id id = um_word_frame(w);
-  uint64_t first = um_chunk_first(r, page), count = um_chunk_pages(r);
+  bool single = w & UM_SINGLE;
+  uint64_t first = single ? page : um_chunk_first(r, page), count = single ? 1 : um_chunk_pages(r);
   if (!um_run_take(r, first, 1, UM_IN(UM_STANDBY), id, to))
     return UM_NIL;
-  uint64_t rest = um_run_take(r, first + 1, count - 1, UM_IN(UM_STANDBY), id, to);
+  uint64_t rest = count > 1 ? um_run_take(r, first + 1, count - 1, UM_IN(UM_STANDBY), id, to) : 0;
   UM_ASSERT(rest == count - 1);
   (void)rest;
-  atomic_fetch_sub(&r->pager->standby_bytes, UM_CHUNK);
+  atomic_fetch_sub(&r->pager->standby_bytes, um_run_memory(r, first, count));
   return id;
 }
 
 um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w) {
   um_frame_id id = own(r, page, w, UM_FILLING);
   if (id != UM_NIL)
-    um_frame_list(r->pager, id, UM_LIST_NONE); /* it may be queued next */
+    um_frame_refault(r->pager, id);
   return id;
 }
 
-void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk) {
+static bool is_single(const um_region *r, const um_frame *f) {
+  return f->count << r->page_shift != UM_CHUNK;
+}
+
+static uintptr_t bytes_of(const um_pager *p, const um_frame *f) {
+  return um_pool_address(p, f->chunk) + f->slot * um_host_page;
+}
+
+/* The run's memory is not in its chunk any more. */
+static void leave_chunk(um_region *r, um_frame *f) {
+  um_pager *p = r->pager;
+  uint32_t chunk = f->chunk;
+  f->chunk = 0;
+  if (!is_single(r, f) || atomic_fetch_sub(&p->pool.users[chunk], 1) == 1)
+    um_pool_put_empty(p, chunk);
+}
+
+/* The run's bytes are not needed any more: a chunk serves again, the memory of a single page goes back to the
+ * kernel; the budget is the caller's to tell. */
+static void drop_bytes(um_region *r, um_frame *f) {
+  um_pager *p = r->pager;
+  if (is_single(r, f)) {
+    madvise((void *)bytes_of(p, f), um_page_memory(r, f->page), MADV_DONTNEED);
+    leave_chunk(r, f);
+  } else {
+    um_pool_put_full(p, f->chunk);
+    f->chunk = 0;
+  }
+}
+
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count;
   f->chunk = chunk;
-  atomic_fetch_add(&p->standby_bytes, UM_CHUNK);
-  um_frame_list(p, id, UM_LIST_STANDBY);
-  um_run_release(r, first + 1, count - 1, UM_STANDBY);
-  um_run_release(r, first, 1, UM_STANDBY);
+  f->slot = slot;
+  atomic_fetch_add(&p->standby_bytes, um_run_memory(r, first, count));
+  if (is_single(r, f)) {
+    um_word w = um_page_load(r, first);
+    while (!um_page_change(r, first, &w, um_word_make(UM_STANDBY, UM_SINGLE, id)))
+      ;
+    if (w & UM_WAITER)
+      um_page_wake(r, first, 1);
+    return;
+  }
+  um_word flags = count > 1 ? um_run_release(r, first + 1, count - 1, UM_STANDBY) : 0;
+  if ((flags | um_run_release(r, first, 1, UM_STANDBY)) & UM_WAITER)
+    um_page_wake(r, first, count);
 }
 
-/* The run is FILLING, the caller's, a chunk long; moved into place, writable where the region is. */
+/* The run is FILLING and the caller's; moved into place, writable where the region is. */
 static int move_in(um_region *r, um_frame_id id) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
-  uint64_t first = f->page, count = f->count, moved;
-  uint32_t chunk = f->chunk;
+  uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count), moved;
+  uintptr_t from = bytes_of(p, f);
   if (r->writable) {
     um_run_open(r, first, count);
     atomic_store(&f->opened, true);
     atomic_store(&f->blocks, UM_BLOCKS_ALL);
   }
-  int code = um_uffd_move(p->uffd, um_page_address(r, first), um_pool_address(p, chunk), UM_CHUNK, &moved);
+  int code = um_uffd_move(p->uffd, um_page_address(r, first), from, memory, &moved);
   if (code) {
-    if (moved && um_uffd_move(p->uffd, um_pool_address(p, chunk), um_page_address(r, first), moved, NULL))
+    if (moved && um_uffd_move(p->uffd, from, um_page_address(r, first), moved, NULL))
       um_fatal("memory that was moved into a region could not be moved back");
     return code;
   }
-  f->chunk = 0;
-  um_pool_put_empty(p, chunk);
-  um_frame_list(p, id, UM_LIST_RESIDENT);
+  leave_chunk(r, f);
   um_run_release(r, first, count, r->writable ? UM_DIRTY : UM_CLEAN);
   um_page_wake(r, first, count);
   return 0;
@@ -76,30 +121,47 @@ static int move_in(um_region *r, um_frame_id id) {
 /* The run is FILLING and the caller's, memory for it is reserved; copied into place, protected. */
 static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
   um_pager *p = r->pager;
-  um_frame *f = &p->frames[id];
-  uint64_t first = f->page, count = f->count, step = um_max(1, PIECE >> r->page_shift);
-  uint32_t chunk = f->chunk;
-  f->chunk = 0;
-  um_frame_list(p, id, UM_LIST_RESIDENT);
+  um_frame copy = p->frames[id]; /* with its first page let go, the descriptor may be somebody else's */
+  uint64_t first = copy.page, count = copy.count, step = um_min(count, um_max(1, PIECE >> r->page_shift));
+  uintptr_t from = bytes_of(p, &copy);
+  p->frames[id].chunk = 0;
   for (uint64_t done = 0, at = (touched - first) / step * step; done < count; done += step, at = (at + step) % count) {
-    int code = um_mechanism_place(r, um_page_address(r, first + at),
-                                  (const void *)(um_pool_address(p, chunk) + (at << r->page_shift)),
-                                  step << r->page_shift, r->writable);
-    if (code == 0) {
-      um_run_release(r, first + at, step, UM_CLEAN);
-      um_page_wake(r, first + at, step);
+    uint64_t page = first + at, memory = um_run_memory(r, page, step);
+    if (um_mechanism_place(r, um_page_address(r, page), (const void *)(from + (at << r->page_shift)), memory, true) == 0) {
+      um_run_release(r, page, step, UM_CLEAN);
+      um_page_wake(r, page, step);
       continue;
     }
-    um_memory_drop(r, um_page_address(r, first + at), step << r->page_shift);
-    um_run_absent(r, first + at, step); /* read again, by who still wants it */
-    um_budget_release(p, step << r->page_shift);
+    um_memory_drop(r, um_page_address(r, page), memory);
+    um_run_absent(r, page, step); /* read again, by who still wants it */
+    um_budget_release(p, memory);
   }
-  um_pool_put_full(p, chunk);
-  um_memory_freed(p);
+  drop_bytes(r, &copy);
+  if (is_single(r, &copy))
+    um_budget_release(p, um_page_memory(r, first));
+  else
+    um_memory_freed(p);
 }
 
 bool um_standby_moves(const um_region *r, bool write) {
   return r->moves && (!r->writable || write);
+}
+
+/* The pages are the caller's; their bytes are given up. */
+static void give_up(um_region *r, um_frame_id id) {
+  um_pager *p = r->pager;
+  um_frame *f = &p->frames[id];
+  uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count);
+  bool single = is_single(r, f);
+  drop_bytes(r, f);
+  if (count > 1)
+    um_run_absent(r, first + 1, count - 1);
+  um_run_absent(r, first, 1);
+  atomic_fetch_add(&p->freed, memory);
+  if (single)
+    um_budget_release(p, memory);
+  else
+    um_memory_freed(p);
 }
 
 /* The run is the caller's (um_standby_own) and is mapped again. Where there is no memory to copy it to it is given up:
@@ -107,10 +169,9 @@ bool um_standby_moves(const um_region *r, bool write) {
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
-  uint64_t first = f->page, count = f->count;
-  bool ahead = atomic_exchange(&f->ahead, false);
+  uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count);
   atomic_store(&f->born_ns, um_now_ns());
-  if (ahead)
+  if (atomic_exchange(&f->ahead, false))
     UM_COUNT(r, readahead_used, count);
   else
     UM_COUNT(r, standby_hits, count);
@@ -120,36 +181,22 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
     um_run_release(r, first, count, UM_FILLING); /* it is locked, say: not OPEN any more, and copied */
     atomic_store(&f->blocks, 0);
   }
-  while (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
+  while (!um_budget_try(p, memory, atomic_load(&p->emergency)))
     if (!um_memory_make(p)) {
-      uint32_t chunk = f->chunk;
-      f->chunk = 0;
-      um_run_absent(r, first, count);
-      um_pool_put_full(p, chunk);
-      um_memory_freed(p);
+      give_up(r, id);
       return;
     }
   copy_in(r, id, touched);
 }
 
-/* Gives the chunk of a run that is the caller's and EVICTING to who wants it. */
-static void reclaim(um_region *r, um_frame_id id) {
-  um_pager *p = r->pager;
-  um_frame *f = &p->frames[id];
-  uint64_t first = f->page, count = f->count;
-  uint32_t chunk = f->chunk;
-  if (atomic_load(&f->ahead)) {
-    UM_COUNT(r, readahead_wasted, count);
-    atomic_fetch_add(&r->wasted, 1);
-    atomic_store(&r->wasted_page, first);
-  }
-  UM_COUNT(r, evictions, count);
-  f->chunk = 0;
-  um_run_absent(r, first + 1, count - 1);
-  um_run_absent(r, first, 1);
-  atomic_fetch_add(&p->freed, UM_CHUNK);
-  um_pool_put_full(p, chunk);
-  um_memory_freed(p);
+/* Counts a run, EVICTING, that will be given up. */
+static void note_waste(um_region *r, const um_frame *f) {
+  UM_COUNT(r, evictions, f->count);
+  if (!atomic_load(&f->ahead))
+    return;
+  UM_COUNT(r, readahead_wasted, f->count);
+  atomic_fetch_add(&r->wasted, 1);
+  atomic_store(&r->wasted_page, f->page);
 }
 
 bool um_standby_reclaim(um_region *r, uint64_t page) {
@@ -157,29 +204,72 @@ bool um_standby_reclaim(um_region *r, uint64_t page) {
   if (um_word_state(w) != UM_STANDBY)
     return false;
   um_frame_id id = own(r, page, w, UM_EVICTING);
-  if (id != UM_NIL)
-    reclaim(r, id);
+  if (id != UM_NIL) {
+    note_waste(r, &r->pager->frames[id]);
+    give_up(r, id);
+  }
   return true;
 }
 
-bool um_standby_reclaim_oldest(um_pager *p) {
-  um_frame_id id, taken = UM_NIL;
-  um_region *r = NULL;
-  pthread_mutex_lock(&p->frames_lock);
-  for (id = p->standby.head; id != UM_NIL && taken == UM_NIL; id = p->frames[id].next) {
-    r = p->frames[id].region;
+/* frames_lock held. Up to RECLAIMED single pages, or one chunk, in the order of the policy; each inside its gate. */
+static uint32_t take_oldest(um_pager *p, um_frame_id *ids) {
+  uint32_t taken = 0;
+  um_frame_id next;
+  int looked = 0;
+  for (um_frame_id id = um_policy_standby_next(p->policy, 0); id != UM_NIL && looked < LOOK; id = next, looked++) {
+    um_frame *f = &p->frames[id];
+    um_region *r = f->region;
+    next = um_policy_standby_next(p->policy, id);
+    bool single = is_single(r, f);
+    if (!single && taken)
+      break;
     if (!um_gate_enter(r))
       continue;
-    um_word w = um_page_load(r, p->frames[id].page);
-    if (um_word_state(w) == UM_STANDBY && um_word_frame(w) == id)
-      taken = own(r, p->frames[id].page, w, UM_EVICTING);
-    if (taken == UM_NIL)
+    um_word w = um_page_load(r, f->page);
+    if (um_word_state(w) != UM_STANDBY || um_word_frame(w) != id || own(r, f->page, w, UM_EVICTING) != id) {
       um_gate_leave(r);
+      continue;
+    }
+    note_waste(r, f);
+    if (atomic_load(&f->ahead))
+      um_policy_remove(p->policy, id); /* nobody wanted it: its return would prove nothing */
+    else
+      um_policy_evicted(p->policy, id);
+    ids[taken++] = id;
+    if (!single || taken == RECLAIMED)
+      break;
   }
+  return taken;
+}
+
+bool um_standby_reclaim_oldest(um_pager *p) {
+  um_frame_id ids[RECLAIMED];
+  struct iovec ranges[RECLAIMED];
+  pthread_mutex_lock(&p->frames_lock);
+  uint32_t count = take_oldest(p, ids);
   pthread_mutex_unlock(&p->frames_lock);
-  if (taken == UM_NIL)
-    return false;
-  reclaim(r, taken);
-  um_gate_leave(r);
-  return true;
+  for (uint32_t i = 0; i < count; i++) {
+    const um_frame *f = &p->frames[ids[i]];
+    ranges[i].iov_base = (void *)bytes_of(p, f);
+    ranges[i].iov_len = um_run_memory(f->region, f->page, f->count);
+  }
+  if (count > 1)
+    um_memory_drop_many(p, ranges, count); /* each is dropped again below, which then costs next to nothing */
+  for (uint32_t i = 0; i < count; i++) {
+    um_region *r = p->frames[ids[i]].region;
+    give_up(r, ids[i]);
+    um_gate_leave(r);
+  }
+  return count > 0;
+}
+
+void um_standby_forget(um_region *r, um_frame_id id) {
+  um_pager *p = r->pager;
+  um_frame *f = &p->frames[id];
+  uint64_t memory = um_run_memory(r, f->page, f->count);
+  atomic_fetch_sub(&p->standby_bytes, memory);
+  bool single = is_single(r, f);
+  drop_bytes(r, f);
+  if (single)
+    atomic_fetch_sub(&p->used, memory);
 }

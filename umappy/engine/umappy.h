@@ -25,6 +25,12 @@
 #define UM_MECHANISM_COPY 1
 #define UM_MECHANISM_MOVE 2
 
+#define UM_POLICY_AUTO 0
+#define UM_POLICY_FIFO 1
+#define UM_POLICY_SECOND_CHANCE 2
+#define UM_POLICY_S3FIFO 3
+#define UM_POLICY_MRU 4
+
 #define UM_OP_READ 1
 #define UM_OP_WRITE 2
 #define UM_OP_FLUSH 3
@@ -123,6 +129,10 @@ typedef struct um_pager_options {
   uint32_t uffd;       /* UM_UFFD_... */
   uint32_t timeout_ms; /* a failing store is retried, and a fault waits for memory, this long */
   uint32_t mechanism;  /* UM_MECHANISM_... */
+  uint32_t policy;     /* UM_POLICY_... */
+  int32_t policy_shares;                            /* the three below are given; else the policy's own */
+  uint32_t small_share, standby_share, ghost_share; /* in parts of 1024; policy.h */
+  const char *trace;                                /* a file for the faults, or NULL */
 } um_pager_options;
 
 typedef struct um_stats {

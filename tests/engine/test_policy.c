@@ -1,0 +1,196 @@
+/* Eviction policies: the order of victims, proofs in standby, ghosts. With arguments it is the program that
+ * tests/test_eviction.py holds the simulator against: KIND prints its shares; FILE KIND MEMORY PAGE_SHIFT SMALL STANDBY
+ * GHOST replays a file (replay.c) and prints the counts. */
+#include "check.h"
+#include "replay.h"
+
+#define PAGE 4096u
+#define RUNS 64u
+
+typedef struct rig {
+  um_region region;
+  um_frame frames[RUNS + 1];
+  um_policy *policy;
+} rig;
+
+static void rig_open(rig *r, uint32_t kind, uint64_t pages) {
+  um_policy_options options = {.memory = pages * PAGE};
+  um_policy_defaults(kind, &options);
+  memset(r, 0, sizeof *r);
+  r->region.address = (uintptr_t)1 << 42;
+  r->region.page_shift = 12;
+  r->region.size = r->region.mapped = 1u << 30;
+  CHECK_EQUAL(um_policy_create(&options, r->frames, &r->policy), 0);
+}
+
+static void insert(rig *r, um_frame_id id, uint64_t page, uint32_t count, bool prefetched) {
+  r->frames[id] = (um_frame){.region = &r->region, .page = page, .count = count};
+  um_policy_insert(r->policy, id, prefetched);
+}
+
+static void test_fifo_offers_oldest_first(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_FIFO, 16);
+  for (um_frame_id id = 1; id <= 4; id++)
+    insert(&r, id, id, 1, false);
+  CHECK(!um_policy_keeps(r.policy) && !um_policy_standby_full(r.policy));
+  um_frame_id id = 0;
+  for (um_frame_id wanted = 1; wanted <= 4; wanted++)
+    CHECK_EQUAL(id = um_policy_next(r.policy, id), wanted);
+  um_policy_remove(r.policy, 1);
+  um_policy_evicted(r.policy, 2);
+  CHECK_EQUAL(um_policy_next(r.policy, 0), 3);
+  um_policy_destroy(r.policy);
+}
+
+static void test_mru_offers_youngest_first(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_MRU, 16);
+  for (um_frame_id id = 1; id <= 4; id++)
+    insert(&r, id, id, 1, false);
+  um_frame_id id = 0;
+  for (um_frame_id wanted = 4; wanted >= 1; wanted--)
+    CHECK_EQUAL(id = um_policy_next(r.policy, id), wanted);
+  um_policy_destroy(r.policy);
+}
+
+static void test_second_chance_refault_makes_young(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_SECOND_CHANCE, 16);
+  for (um_frame_id id = 1; id <= 4; id++)
+    insert(&r, id, id, 1, false);
+  um_policy_standby(r.policy, 1);
+  um_policy_standby(r.policy, 2);
+  CHECK_EQUAL(um_policy_next(r.policy, 0), 3);
+  CHECK_EQUAL(um_policy_standby_next(r.policy, 0), 1);
+  CHECK_EQUAL(um_policy_standby_next(r.policy, 1), 2);
+  um_policy_refault(r.policy, 1);
+  CHECK_EQUAL(um_policy_standby_next(r.policy, 0), 2);
+  CHECK_EQUAL(um_policy_next(r.policy, 4), 1);
+  um_policy_destroy(r.policy);
+}
+
+static void test_s3fifo_ghost_enters_main(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_S3FIFO, 64);
+  insert(&r, 1, 1, 1, false);
+  um_policy_evicted(r.policy, 1);
+  insert(&r, 1, 1, 1, false);
+  insert(&r, 2, 2, 1, false);
+  um_policy_bytes bytes;
+  um_policy_measure(r.policy, &bytes);
+  CHECK_EQUAL(bytes.main, PAGE);
+  CHECK_EQUAL(bytes.small, PAGE);
+  um_policy_remove(r.policy, 1);
+  insert(&r, 1, 1, 1, false);
+  um_policy_measure(r.policy, &bytes);
+  CHECK_EQUAL(bytes.main, 0);
+  um_policy_destroy(r.policy);
+}
+
+static void test_read_ahead_waits_in_standby_and_first_touch_is_no_proof(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_S3FIFO, 64);
+  insert(&r, 1, 1, 4, true);
+  CHECK(um_policy_in_standby(r.policy, 1));
+  CHECK_EQUAL(um_policy_next(r.policy, 0), 0);
+  CHECK_EQUAL(um_policy_standby_next(r.policy, 0), 1);
+  um_policy_refault(r.policy, 1);
+  um_policy_bytes bytes;
+  um_policy_measure(r.policy, &bytes);
+  CHECK_EQUAL(bytes.small, 4 * PAGE);
+  um_policy_standby(r.policy, 1);
+  um_policy_refault(r.policy, 1);
+  um_policy_measure(r.policy, &bytes);
+  CHECK_EQUAL(bytes.main, 4 * PAGE);
+  um_policy_destroy(r.policy);
+}
+
+static void test_split_keeps_place_and_bytes(void) {
+  rig r;
+  rig_open(&r, UM_POLICY_FIFO, 64);
+  insert(&r, 1, 0, 8, false);
+  insert(&r, 2, 8, 1, false);
+  r.frames[3] = (um_frame){.region = &r.region, .page = 3, .count = 5};
+  r.frames[1].count = 3;
+  um_policy_split(r.policy, 1, 3);
+  CHECK_EQUAL(um_policy_next(r.policy, 1), 3);
+  CHECK_EQUAL(um_policy_next(r.policy, 3), 2);
+  um_policy_evicted(r.policy, 1);
+  um_policy_evicted(r.policy, 3);
+  um_policy_evicted(r.policy, 2);
+  um_policy_bytes bytes;
+  um_policy_measure(r.policy, &bytes);
+  CHECK_EQUAL(bytes.main, 0);
+  um_policy_destroy(r.policy);
+}
+
+static void test_next_reaches_every_run_once_and_ends(void) {
+  for (uint32_t kind = 0; kind <= UM_POLICY_MRU; kind++) {
+    rig r;
+    rig_open(&r, kind, 64);
+    for (um_frame_id id = 1; id <= RUNS; id++)
+      insert(&r, id, 7 * id, 1, false);
+    bool seen[RUNS + 1] = {false};
+    uint32_t steps = 0, count = 0;
+    for (um_frame_id id = um_policy_next(r.policy, 0); id; id = um_policy_next(r.policy, id)) {
+      count += !seen[id];
+      seen[id] = true;
+      CHECK(++steps <= 2 * RUNS);
+    }
+    CHECK_EQUAL(count, RUNS);
+    um_policy_destroy(r.policy);
+  }
+}
+
+static void test_create_refuses_what_is_wrong(void) {
+  um_policy_options options = {.memory = 1u << 20};
+  um_policy *policy;
+  um_policy_defaults(UM_POLICY_AUTO, &options);
+  options.kind = 99;
+  CHECK_EQUAL(um_policy_create(&options, NULL, &policy), -EINVAL);
+  options.kind = UM_POLICY_AUTO;
+  options.standby_share = UM_POLICY_WHOLE;
+  CHECK_EQUAL(um_policy_create(&options, NULL, &policy), -EINVAL);
+}
+
+static void test_tables_take_eight_bytes_a_page_at_most(void) {
+  um_policy_options options = {.memory = 1u << 30};
+  um_policy_defaults(UM_POLICY_AUTO, &options);
+  CHECK(um_policy_memory(&options) <= options.memory / PAGE * 8 + 2 * PAGE);
+}
+
+static int replay_main(int argc, char **argv) {
+  um_policy_options options;
+  um_replay_counts counts;
+  if (argc == 2) {
+    um_policy_defaults((uint32_t)strtoul(argv[1], NULL, 0), &options);
+    printf("%u %u %u\n", options.small_share, options.standby_share, options.ghost_share);
+    return 0;
+  }
+  CHECK_EQUAL(argc, 8);
+  options.kind = (uint32_t)strtoul(argv[2], NULL, 0);
+  options.memory = strtoull(argv[3], NULL, 0);
+  options.small_share = (uint32_t)strtoul(argv[5], NULL, 0);
+  options.standby_share = (uint32_t)strtoul(argv[6], NULL, 0);
+  options.ghost_share = (uint32_t)strtoul(argv[7], NULL, 0);
+  um_replay(argv[1], &options, (uint32_t)strtoul(argv[4], NULL, 0), &counts);
+  printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", counts.references, counts.misses,
+         counts.late_misses, counts.refaults, counts.prefetched, counts.digest);
+  return 0;
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1)
+    return replay_main(argc, argv);
+  test_fifo_offers_oldest_first();
+  test_mru_offers_youngest_first();
+  test_second_chance_refault_makes_young();
+  test_s3fifo_ghost_enters_main();
+  test_read_ahead_waits_in_standby_and_first_touch_is_no_proof();
+  test_split_keeps_place_and_bytes();
+  test_next_reaches_every_run_once_and_ends();
+  test_create_refuses_what_is_wrong();
+  test_tables_take_eight_bytes_a_page_at_most();
+  return 0;
+}

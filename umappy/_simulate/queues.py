@@ -1,0 +1,308 @@
+"""Queues, rules and events of the policies, as in policy.c, policy_s3fifo.c, policy_lfu.c and policy_auto.c.
+
+The same steps in the same order, so that simulator and engine evict the same runs: tests/test_eviction.py compares
+them. What each rule is for is told there, in the C files.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from umappy._simulate.tables import PAGE_BYTES, WHOLE, Frequencies, Ghosts, hash_key
+
+SMALL, MAIN, TRIAL, STANDBY = range(4)
+MOVES = 2
+READ_AHEAD_SHARE = 128
+HEAT_MAX, TURNS = 3, 8
+LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
+GROUP_SHARES = 32
+LFU_WEIGHT, WEIGHT = 7, 8
+USUAL_OVER, RUNS_MIN = 16, 32
+
+
+class Run:
+    """Adjacent pages that came together."""
+
+    __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "is_untouched", "key", "key_step", "page", "segment",
+                 "was_main")  # fmt: skip
+
+    def __init__(self, key: int, key_step: int, page: int, count: int) -> None:
+        self.key = key  # of the first page, in small pages of address
+        self.key_step = key_step
+        self.page = page
+        self.count = count
+        self.bytes = count * key_step * PAGE_BYTES
+        self.group: Group
+        self.segment = MAIN
+        self.heat = 0
+        self.is_untouched = self.is_ghost = self.was_main = False
+
+
+class Queue(OrderedDict[Run, None]):
+    """Runs, the oldest first, and their bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+
+class Group:
+    """A share of the memory, and queues under one set of rules."""
+
+    def __init__(self, rules: Rules, share: int) -> None:
+        self.rules = rules
+        self.share = share
+        self.queues = (Queue(), Queue(), Queue(), Queue())
+        self.bytes = 0
+        self.moved = 0
+
+    @property
+    def has_resident(self) -> bool:
+        return bool(self.queues[SMALL] or self.queues[MAIN])
+
+    @property
+    def has_standby(self) -> bool:
+        return bool(self.queues[TRIAL] or self.queues[STANDBY])
+
+    def part(self, share: int) -> int:
+        return self.bytes // WHOLE * share
+
+    def oldest(self, segment: int) -> Run:
+        return next(iter(self.queues[segment]))
+
+    def link(self, run: Run, segment: int) -> None:
+        run.group, run.segment = self, segment
+        queue = self.queues[segment]
+        queue[run] = None
+        queue.bytes += run.bytes
+        self.bytes += run.bytes
+
+    def unlink(self, run: Run) -> None:
+        queue = self.queues[run.segment]
+        del queue[run]
+        queue.bytes -= run.bytes
+        self.bytes -= run.bytes
+
+    def move(self, run: Run, segment: int) -> None:
+        self.unlink(run)
+        self.link(run, segment)
+
+
+class Rules:
+    """How runs go from queue to queue: the plain ones, which alone are first in, first out."""
+
+    newest_first = False
+
+    def __init__(self, policy: PolicyState) -> None:
+        self.policy = policy
+
+    def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
+        return MAIN
+
+    def again(self, run: Run) -> int:
+        return MAIN
+
+    def leave(self, segment: int) -> int:
+        return STANDBY
+
+    def choose(self, group: Group) -> int:
+        return SMALL if group.queues[SMALL] else MAIN
+
+    def choose_standby(self, group: Group) -> int:
+        return TRIAL if group.queues[TRIAL] else STANDBY
+
+    def is_standby_full(self, group: Group) -> bool:
+        share = self.policy.shares.standby or READ_AHEAD_SHARE
+        return group.queues[TRIAL].bytes + group.queues[STANDBY].bytes >= group.part(share)
+
+
+class NewestFirst(Rules):
+    newest_first = True
+
+
+class S3Fifo(Rules):
+    def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
+        return MAIN if is_ghost else SMALL
+
+    def again(self, run: Run) -> int:
+        if run.was_main and run.heat < HEAT_MAX:
+            run.heat += 1
+        return MAIN
+
+    def choose(self, group: Group) -> int:
+        if group.queues[SMALL].bytes > group.part(self.policy.shares.small) or not group.queues[MAIN]:
+            return SMALL
+        for _ in range(TURNS):
+            run = group.oldest(MAIN)
+            if not run.heat:
+                break
+            run.heat -= 1
+            group.move(run, MAIN)
+        return MAIN
+
+
+class Lfu(Rules):
+    def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
+        held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
+        rest = LFU_SMALL + (LFU_TRIAL if self.policy.keeps else 0)
+        return MAIN if held <= group.part(WHOLE - rest) else SMALL
+
+    def again(self, run: Run) -> int:
+        return MAIN if run.segment == STANDBY else SMALL
+
+    def leave(self, segment: int) -> int:
+        return STANDBY if segment == MAIN else TRIAL
+
+    def choose(self, group: Group) -> int:
+        if not self.policy.keeps:
+            return self._meet(group, SMALL, MAIN)
+        is_small = group.queues[SMALL].bytes > group.part(LFU_SMALL) or not group.queues[MAIN]
+        return SMALL if is_small else MAIN
+
+    def choose_standby(self, group: Group) -> int:
+        return self._meet(group, TRIAL, STANDBY)
+
+    def is_standby_full(self, group: Group) -> bool:
+        if not self.policy.keeps:
+            return super().is_standby_full(group)
+        return group.queues[SMALL].bytes <= group.part(LFU_SMALL) and group.queues[MAIN].bytes <= group.part(LFU_MAIN)
+
+    def _meet(self, group: Group, trial: int, held: int) -> int:
+        if not group.queues[trial] or not group.queues[held]:
+            return trial if group.queues[trial] else held
+        new, old = group.oldest(trial), group.oldest(held)
+        frequencies = self.policy.frequencies
+        assert frequencies is not None
+        wins = 2 * frequencies.look(new) > 3 * frequencies.look(old) + 2
+        group.move(new if wins else old, held)
+        return held if wins else trial
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of the memory, in 1/1024."""
+
+    small: int = 0
+    standby: int = 0
+    ghosts: int = 0
+
+
+class PolicyState:
+    """A policy at work: the events and the order of victims."""
+
+    def __init__(self, memory: int, shares: Shares, rules: type[Rules]) -> None:
+        self.memory = memory
+        self.shares = shares
+        self.keeps = shares.standby > 0
+        self.ghosts = Ghosts(memory, shares.ghosts) if rules is S3Fifo else None
+        self.frequencies: Frequencies | None = None
+        self.groups = [Group(rules(self), GROUP_SHARES)]
+
+    def insert(self, run: Run, is_prefetched: bool) -> None:
+        group = self._find_group(run)
+        is_ghost = self.ghosts is not None and self.ghosts.take(run)
+        if self.frequencies is not None:
+            self.frequencies.count(run, 1)
+        self._note_miss(group, run)
+        run.is_untouched, run.is_ghost = is_prefetched, is_prefetched and is_ghost
+        group.link(run, group.rules.leave(SMALL) if is_prefetched else group.rules.enter(group, run, is_ghost))
+
+    def refault(self, run: Run) -> None:
+        group = run.group
+        if run.is_untouched:
+            segment = group.rules.enter(group, run, run.is_ghost)
+        else:
+            if self.frequencies is not None:
+                self.frequencies.count(run, 2)
+            segment = group.rules.again(run)
+        run.is_untouched = run.is_ghost = run.was_main = False
+        group.move(run, segment)
+
+    def move_out(self, run: Run) -> None:
+        run.is_untouched = run.is_ghost = False
+        run.was_main = run.segment == MAIN
+        run.group.moved += 1
+        run.group.move(run, run.group.rules.leave(run.segment))
+
+    def evicted(self, run: Run) -> None:
+        run.group.moved = 0
+        if self.ghosts is not None and not run.is_untouched:
+            self.ghosts.note(run)
+        run.group.unlink(run)
+
+    def is_standby_full(self) -> bool:
+        resident, standby = self._fullest(lambda g: g.has_resident), self._fullest(lambda g: g.has_standby)
+        if standby is None:
+            return False
+        if resident is not None and standby.bytes * resident.share < resident.bytes * standby.share:
+            standby = resident
+        if not standby.has_standby:
+            return False
+        return standby.moved >= MOVES or not standby.has_resident or standby.rules.is_standby_full(standby)
+
+    def next_resident(self) -> Run:
+        group = self._fullest(lambda g: g.has_resident)
+        assert group is not None
+        queue = group.queues[group.rules.choose(group)]
+        return next(reversed(queue)) if group.rules.newest_first else next(iter(queue))
+
+    def next_standby(self) -> Run:
+        group = self._fullest(lambda g: g.has_standby)
+        assert group is not None
+        return group.oldest(group.rules.choose_standby(group))
+
+    def _find_group(self, run: Run) -> Group:
+        return self.groups[0]
+
+    def _note_miss(self, group: Group, run: Run) -> None:
+        pass
+
+    def _fullest(self, has: Callable[[Group], bool]) -> Group | None:
+        most: Group | None = None
+        for group in self.groups:
+            if has(group) and (most is None or group.bytes * most.share > most.bytes * group.share):
+                most = group
+        return most
+
+
+class AutoState(PolicyState):
+    """Contenders that each rule a 32nd, and the rest, which follows who misses least."""
+
+    def __init__(self, memory: int, shares: Shares) -> None:
+        super().__init__(memory, shares, S3Fifo)
+        self.frequencies = Frequencies(memory)
+        contenders = (S3Fifo(self), Lfu(self), Rules(self))
+        self._weights = (WEIGHT, LFU_WEIGHT, WEIGHT)
+        self._lags = [0, 0, 0]
+        self._winner = 1
+        self._usual = 0
+        leaders = [Group(rules, 1) for rules in contenders]
+        self.groups = [Group(contenders[self._winner], GROUP_SHARES - len(leaders)), *leaders]
+
+    def _find_group(self, run: Run) -> Group:
+        index = run.page >> (run.count - 1).bit_length()
+        base = run.key - run.page * run.key_step
+        slot = (index + hash_key(base + index // GROUP_SHARES)) % GROUP_SHARES
+        return self.groups[slot + 1 if slot < len(self._lags) else 0]
+
+    def _note_miss(self, group: Group, run: Run) -> None:
+        index = self.groups.index(group) - 1
+        if index < 0:
+            return
+        lags = self._lags
+        units = run.bytes // PAGE_BYTES
+        self._usual += units - self._usual // USUAL_OVER
+        held = self.memory // PAGE_BYTES // GROUP_SHARES
+        limit = max(held // 2, self._usual * RUNS_MIN // USUAL_OVER) * WEIGHT
+        lags[index] += units * self._weights[index]
+        least = min(lags)
+        best = self._winner
+        for i in range(len(lags)):
+            lags[i] = min(lags[i] - least, limit)
+            if lags[i] < lags[best]:
+                best = i
+        if lags[self._winner] > limit // 2:
+            self._winner = best
+            self.groups[0].rules = self.groups[best + 1].rules

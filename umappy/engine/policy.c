@@ -1,0 +1,307 @@
+/* policy.c: the queues that all policies share, the events, and the order of victims.
+ *
+ * Three policies need no more than this. fifo: what came first leaves first, and victims do not wait in standby, as
+ * nothing is learned there. second_chance: victims wait, and what is touched meanwhile goes to the young end; the
+ * segmented FIFO of VMS (Turner and Levy, "Segmented FIFO page replacement", SIGMETRICS 1981). mru: what came last
+ * leaves first, for scans that come round again over more than fits: what is kept from the first round is hit in every
+ * other (Chou and DeWitt, "An evaluation of buffer management strategies for relational database systems", VLDB 1985);
+ * it never lets go of what it holds, so it suits nothing else. */
+#include "policy_internal.h"
+
+#define READ_AHEAD_SHARE 128u /* of UM_POLICY_WHOLE: where victims do not wait, standby holds what was read ahead */
+#define MOVES 2u              /* runs that are moved out for one that is evicted: the queues change shape gradually */
+
+const um_policy_rules um_rules_plain;
+static const um_policy_rules newest_first = {.newest_first = true};
+
+typedef struct policy_kind {
+  const um_policy_rules *rules; /* NULL: auto */
+  bool ghosts, frequencies;
+  uint32_t small_share, standby_share, ghost_share; /* defaults */
+} policy_kind;
+
+static const policy_kind kinds[] = {
+    [UM_POLICY_AUTO] = {NULL, true, true, 102, 192, 1024},
+    [UM_POLICY_FIFO] = {&um_rules_plain, false, false, 0, 0, 0},
+    [UM_POLICY_SECOND_CHANCE] = {&um_rules_plain, false, false, 0, 256, 0},
+    [UM_POLICY_S3FIFO] = {&um_rules_s3fifo, true, false, 102, 192, 1024},
+    [UM_POLICY_MRU] = {&newest_first, false, false, 0, 0, 0},
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+void um_policy_defaults(uint32_t kind, um_policy_options *options) {
+  options->kind = kind;
+  options->small_share = kinds[kind].small_share;
+  options->standby_share = kinds[kind].standby_share;
+  options->ghost_share = kinds[kind].ghost_share;
+}
+
+static bool is_valid(const um_policy_options *o) {
+  return o->kind < KINDS && o->memory >= UM_PAGE_SIZE_MIN && o->memory / UM_PAGE_SIZE_MIN <= UINT32_MAX &&
+         o->small_share < UM_POLICY_WHOLE && o->standby_share < UM_POLICY_WHOLE &&
+         o->small_share + o->standby_share < UM_POLICY_WHOLE && o->ghost_share <= 16 * UM_POLICY_WHOLE;
+}
+
+uint64_t um_policy_memory(const um_policy_options *options) {
+  const policy_kind *kind = &kinds[options->kind];
+  return um_round_up(sizeof(um_policy), um_host_page) + (kind->ghosts ? um_ghosts_memory(options) : 0) +
+         (kind->frequencies ? um_frequencies_memory(options) : 0);
+}
+
+int um_policy_create(const um_policy_options *options, um_frame *frames, um_policy **policy) {
+  if (!is_valid(options))
+    return -EINVAL;
+  const policy_kind *kind = &kinds[options->kind];
+  um_policy *p = calloc(1, sizeof *p);
+  if (!p)
+    return -ENOMEM;
+  p->options = *options;
+  p->frames = frames;
+  p->group_count = 1;
+  p->groups[0].share = UM_GROUP_SHARES;
+  p->groups[0].rules = kind->rules;
+  if (!kind->rules)
+    um_auto_create(p);
+  int code = kind->ghosts ? um_ghosts_create(&p->ghosts, options) : 0;
+  if (code == 0 && kind->frequencies)
+    code = um_frequencies_create(&p->frequencies, options);
+  if (code) {
+    um_policy_destroy(p);
+    return code;
+  }
+  *policy = p;
+  return 0;
+}
+
+void um_policy_destroy(um_policy *p) {
+  um_ghosts_destroy(&p->ghosts);
+  um_frequencies_destroy(&p->frequencies);
+  free(p);
+}
+
+/* A frame's `queue`: 0, or 1 + group * segments + segment. */
+static um_policy_group *group_at(um_policy *p, uint32_t at) {
+  return &p->groups[(at - 1) / UM_SEGMENTS];
+}
+static enum um_segment segment_at(uint32_t at) {
+  return (at - 1) % UM_SEGMENTS;
+}
+static um_policy_queue *queue_at(um_policy *p, uint32_t at) {
+  return &group_at(p, at)->queues[segment_at(at)];
+}
+static bool is_resident(uint32_t at) {
+  return at && segment_at(at) < UM_SEGMENT_TRIAL;
+}
+static bool is_standby(uint32_t at) {
+  return at && !is_resident(at);
+}
+
+static void unlink_run(um_policy *p, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  um_policy_queue *q = queue_at(p, f->queue);
+  uint64_t bytes = um_frame_bytes(f);
+  *(f->prev ? &p->frames[f->prev].next : &q->head) = f->next;
+  *(f->next ? &p->frames[f->next].prev : &q->tail) = f->prev;
+  UM_ASSERT(q->bytes >= bytes);
+  q->bytes -= bytes;
+  group_at(p, f->queue)->bytes -= bytes;
+  f->prev = f->next = UM_NIL;
+  f->queue = 0;
+}
+
+static void link_run(um_policy *p, um_policy_group *g, um_frame_id id, enum um_segment segment) {
+  um_frame *f = &p->frames[id];
+  um_policy_queue *q = &g->queues[segment];
+  uint64_t bytes = um_frame_bytes(f);
+  f->prev = q->tail;
+  f->next = UM_NIL;
+  *(q->tail ? &p->frames[q->tail].next : &q->head) = id;
+  q->tail = id;
+  q->bytes += bytes;
+  g->bytes += bytes;
+  f->queue = (uint8_t)(1 + (g - p->groups) * UM_SEGMENTS + segment);
+}
+
+void um_policy_move(um_policy *p, um_policy_group *g, um_frame_id id, enum um_segment segment) {
+  unlink_run(p, id);
+  link_run(p, g, id, segment);
+}
+
+static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
+  return g->rules->enter ? g->rules->enter(p, g, f, ghost) : UM_SEGMENT_MAIN;
+}
+
+static enum um_segment leave(const um_policy_group *g, enum um_segment from) {
+  return g->rules->leave ? g->rules->leave(from) : UM_SEGMENT_STANDBY;
+}
+
+void um_policy_insert(um_policy *p, um_frame_id id, bool prefetched) {
+  um_frame *f = &p->frames[id];
+  UM_ASSERT(f->queue == 0);
+  uint32_t group = p->group_count > 1 ? um_auto_group(f) : 0;
+  um_policy_group *g = &p->groups[group];
+  bool ghost = p->ghosts.buckets && um_ghosts_take(&p->ghosts, f);
+  if (p->frequencies.buckets)
+    um_frequencies_count(&p->frequencies, f, 1);
+  um_auto_missed(p, group, um_frame_bytes(f));
+  f->heat = 0;
+  f->trail = prefetched ? UM_TRAIL_UNTOUCHED | (ghost ? UM_TRAIL_GHOST : 0) : 0;
+  link_run(p, g, id, prefetched ? leave(g, UM_SEGMENT_SMALL) : enter(p, g, f, ghost));
+}
+
+void um_policy_refault(um_policy *p, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  UM_ASSERT(is_standby(f->queue));
+  um_policy_group *g = group_at(p, f->queue);
+  enum um_segment from = segment_at(f->queue), to = UM_SEGMENT_MAIN;
+  if (f->trail & UM_TRAIL_UNTOUCHED) {
+    to = enter(p, g, f, f->trail & UM_TRAIL_GHOST);
+  } else {
+    if (p->frequencies.buckets)
+      um_frequencies_count(&p->frequencies, f, 2);
+    if (g->rules->again)
+      to = g->rules->again(p, g, f, from);
+  }
+  f->trail = 0;
+  um_policy_move(p, g, id, to);
+}
+
+void um_policy_standby(um_policy *p, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  UM_ASSERT(is_resident(f->queue));
+  um_policy_group *g = group_at(p, f->queue);
+  enum um_segment from = segment_at(f->queue);
+  f->trail = from == UM_SEGMENT_MAIN ? UM_TRAIL_MAIN : 0;
+  g->moved++;
+  um_policy_move(p, g, id, leave(g, from));
+}
+
+void um_policy_evicted(um_policy *p, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  UM_ASSERT(f->queue);
+  group_at(p, f->queue)->moved = 0;
+  if (p->ghosts.buckets && !(f->trail & UM_TRAIL_UNTOUCHED))
+    um_ghosts_note(&p->ghosts, f);
+  unlink_run(p, id);
+}
+
+void um_policy_remove(um_policy *p, um_frame_id id) {
+  if (p->frames[id].queue)
+    unlink_run(p, id);
+}
+
+void um_policy_split(um_policy *p, um_frame_id id, um_frame_id other) {
+  um_frame *f = &p->frames[id], *made = &p->frames[other];
+  UM_ASSERT(made->queue == 0);
+  made->queue = f->queue;
+  made->heat = f->heat;
+  made->trail = f->trail;
+  if (f->queue == 0)
+    return;
+  made->prev = id;
+  made->next = f->next;
+  *(f->next ? &p->frames[f->next].prev : &queue_at(p, f->queue)->tail) = other;
+  f->next = other;
+}
+
+static bool has_resident(const um_policy_group *g) {
+  return g->queues[UM_SEGMENT_SMALL].head || g->queues[UM_SEGMENT_MAIN].head;
+}
+static bool has_standby(const um_policy_group *g) {
+  return g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
+}
+
+/* The group most above its share, of those that have any; NULL: none has. */
+static um_policy_group *fullest(const um_policy *p, bool (*has)(const um_policy_group *)) {
+  const um_policy_group *most = NULL;
+  for (const um_policy_group *g = p->groups; g < p->groups + p->group_count; g++)
+    if (has(g) && (!most || g->bytes * most->share > most->bytes * g->share))
+      most = g;
+  return (um_policy_group *)most;
+}
+
+bool um_policy_keeps(const um_policy *p) {
+  return p->options.standby_share > 0;
+}
+
+bool um_policy_in_standby(const um_policy *p, um_frame_id id) {
+  return is_standby(p->frames[id].queue);
+}
+
+static bool is_standby_full(const um_policy *p, const um_policy_group *g) {
+  if (!has_standby(g))
+    return false;
+  if (g->moved >= MOVES || !has_resident(g))
+    return true;
+  if (um_policy_keeps(p) && g->rules->standby_full)
+    return g->rules->standby_full(p, g);
+  uint64_t bytes = g->queues[UM_SEGMENT_TRIAL].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
+  return bytes >= um_policy_part(g->bytes, um_policy_keeps(p) ? p->options.standby_share : READ_AHEAD_SHARE);
+}
+
+/* The group from which something is to leave, one way or the other. */
+static um_policy_group *leaving(const um_policy *p) {
+  um_policy_group *resident = fullest(p, has_resident), *standby = fullest(p, has_standby);
+  if (!resident || !standby)
+    return resident ? resident : standby;
+  return standby->bytes * resident->share >= resident->bytes * standby->share ? standby : resident;
+}
+
+bool um_policy_standby_full(const um_policy *p) {
+  const um_policy_group *g = leaving(p);
+  return g && is_standby_full(p, g);
+}
+
+static um_frame_id first_of(const um_policy_group *g, enum um_segment segment) {
+  return g->rules->newest_first ? g->queues[segment].tail : g->queues[segment].head;
+}
+
+static enum um_segment choose(um_policy *p, um_policy_group *g) {
+  if (g->rules->choose)
+    return g->rules->choose(p, g);
+  return g->queues[UM_SEGMENT_SMALL].head ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
+}
+
+um_frame_id um_policy_next(um_policy *p, um_frame_id id) {
+  uint32_t at = p->frames[id].queue;
+  if (id == UM_NIL || !is_resident(at)) {
+    um_policy_group *g = fullest(p, has_resident);
+    p->sweep = 0;
+    return g ? first_of(g, choose(p, g)) : UM_NIL;
+  }
+  um_frame_id next = group_at(p, at)->rules->newest_first ? p->frames[id].prev : p->frames[id].next;
+  while (next == UM_NIL && p->sweep < p->group_count * UM_SEGMENTS)
+    if (is_resident(++p->sweep))
+      next = first_of(group_at(p, p->sweep), segment_at(p->sweep));
+  return next;
+}
+
+static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
+  if (g->rules->choose_standby)
+    return g->rules->choose_standby(p, g);
+  return g->queues[UM_SEGMENT_TRIAL].head ? UM_SEGMENT_TRIAL : UM_SEGMENT_STANDBY;
+}
+
+um_frame_id um_policy_standby_next(um_policy *p, um_frame_id id) {
+  uint32_t at = p->frames[id].queue;
+  if (id == UM_NIL || !is_standby(at)) {
+    um_policy_group *g = fullest(p, has_standby);
+    p->standby_sweep = 0;
+    return g ? g->queues[choose_standby(p, g)].head : UM_NIL;
+  }
+  um_frame_id next = p->frames[id].next;
+  while (next == UM_NIL && p->standby_sweep < p->group_count * UM_SEGMENTS)
+    if (is_standby(++p->standby_sweep))
+      next = queue_at(p, p->standby_sweep)->head;
+  return next;
+}
+
+void um_policy_measure(const um_policy *p, um_policy_bytes *bytes) {
+  *bytes = (um_policy_bytes){.winner = p->winner};
+  for (uint32_t i = 0; i < p->group_count; i++) {
+    const um_policy_queue *q = p->groups[i].queues;
+    bytes->small += q[UM_SEGMENT_SMALL].bytes;
+    bytes->main += q[UM_SEGMENT_MAIN].bytes;
+    bytes->standby += q[UM_SEGMENT_TRIAL].bytes + q[UM_SEGMENT_STANDBY].bytes;
+  }
+}

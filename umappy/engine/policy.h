@@ -1,0 +1,66 @@
+/* policy.h: which run of pages leaves memory next.
+ *
+ * The engine tells what happens to a run (a frame descriptor: adjacent pages that came together), the policy keeps runs
+ * in queues and names victims. A hit in resident memory is seen by nobody, so there are two kinds of proof: a run that
+ * was moved out to standby and touched there (um_policy_refault), and a miss on pages that left not long ago (a ghost).
+ *
+ * All calls happen under pager->frames_lock, take no lock, make no system call, allocate nothing and do a bounded
+ * amount of work. Making room goes like this; a victim that is busy is passed over by um_policy_next(policy, id):
+ *
+ *     while (memory is short)
+ *       if (um_policy_standby_full(policy))
+ *         id = um_policy_standby_next(policy, 0), give up its memory, um_policy_evicted(policy, id);
+ *       else if (um_policy_keeps(policy))
+ *         id = um_policy_next(policy, 0), move it out, um_policy_standby(policy, id);
+ *       else
+ *         id = um_policy_next(policy, 0), drop it, um_policy_evicted(policy, id);
+ */
+#ifndef UM_POLICY_H
+#define UM_POLICY_H
+
+#include "internal.h"
+
+#define UM_POLICY_WHOLE 1024u /* shares are in parts of this */
+
+typedef struct um_policy_options {
+  uint32_t kind;          /* UM_POLICY_... */
+  uint64_t memory;        /* bytes that runs can take, resident and standby together; need not be exact */
+  uint32_t small_share;   /* s3fifo, auto: of memory, for runs that have proved nothing */
+  uint32_t standby_share; /* of memory, for victims in standby; 0: the kernel cannot move pages out */
+  uint32_t ghost_share;   /* s3fifo, auto: as many bytes of evictions as this of memory are remembered */
+} um_policy_options;
+
+typedef struct um_policy um_policy;
+
+typedef struct um_policy_bytes {
+  uint64_t small, main, standby; /* bytes of runs; small only in s3fifo and auto */
+  uint32_t winner;               /* auto: the rules in force: 1 s3fifo, 2 lfu, 3 second_chance */
+} um_policy_bytes;
+
+void um_policy_defaults(uint32_t kind, um_policy_options *options); /* the shares; memory is the caller's */
+uint64_t um_policy_memory(const um_policy_options *options);        /* bytes of its own that um_policy_create takes */
+int um_policy_create(const um_policy_options *options, um_frame *frames, um_policy **policy);
+void um_policy_destroy(um_policy *policy);
+
+/* Events. `id` is in no queue before insert, and in none after evicted and remove. */
+void um_policy_insert(um_policy *policy, um_frame_id id,
+                      bool prefetched);                    /* a miss was filled; read ahead: to standby */
+void um_policy_refault(um_policy *policy, um_frame_id id); /* a standby run was touched: resident again */
+void um_policy_standby(um_policy *policy, um_frame_id id); /* a victim was moved out */
+void um_policy_evicted(um_policy *policy, um_frame_id id); /* its memory is given up */
+void um_policy_remove(um_policy *policy, um_frame_id id);  /* dropped, closed; no-op when in no queue */
+/* `id` lost its last pages to `other`, a descriptor in no queue; region, page and count of both are set already. */
+void um_policy_split(um_policy *policy, um_frame_id id, um_frame_id other);
+
+/* Choices. Resident runs in the order they should leave; 0: from the start, and the end. When the run handed in has
+ * been taken meanwhile the answer begins from the start again. */
+um_frame_id um_policy_next(um_policy *policy, um_frame_id id);
+um_frame_id um_policy_standby_next(um_policy *policy,
+                                   um_frame_id id);   /* likewise: standby, those to be given up first */
+bool um_policy_standby_full(const um_policy *policy); /* give up standby before moving out more */
+bool um_policy_keeps(const um_policy *policy);        /* victims go to standby */
+bool um_policy_in_standby(const um_policy *policy, um_frame_id id);
+
+void um_policy_measure(const um_policy *policy, um_policy_bytes *bytes);
+
+#endif

@@ -1,0 +1,70 @@
+/* policy_lfu.c: holds on to what was asked for most often; one of the rules that auto tries.
+ *
+ * What is held is resident in main for a while and then waits in standby, most of it, where touches are seen and
+ * counted and bring it back to main. What is new passes through small and then through trial, both short. When memory
+ * is wanted the oldest of trial and the oldest of standby meet: the new one gets the place only if it was asked for
+ * half as often again, and once more, as the held one. So chance does not make the two change places, and in a loop
+ * over more than fits, where all are asked for equally often, what is held stays. Where nothing can be moved out, small
+ * and main meet.
+ *
+ * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
+ * sight for a while. */
+#include "policy_internal.h"
+
+#define SMALL_SHARE 20u /* of UM_POLICY_WHOLE, and so the other two */
+#define TRIAL_SHARE 40u
+#define MAIN_SHARE 500u
+
+static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
+  (void)f, (void)ghost;
+  uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
+  uint32_t rest = SMALL_SHARE + (um_policy_keeps(p) ? TRIAL_SHARE : 0);
+  return held <= um_policy_part(g->bytes, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+}
+
+static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
+  (void)p, (void)g, (void)f;
+  return from == UM_SEGMENT_STANDBY ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+}
+
+static enum um_segment leave(enum um_segment from) {
+  return from == UM_SEGMENT_MAIN ? UM_SEGMENT_STANDBY : UM_SEGMENT_TRIAL;
+}
+
+/* The queue whose oldest run is to go. Who wins is young again among those held. */
+static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment trial, enum um_segment held) {
+  um_frame_id new = g->queues[trial].head, old = g->queues[held].head;
+  if (new == UM_NIL || old == UM_NIL)
+    return new == UM_NIL ? held : trial;
+  uint32_t new_count = um_frequencies_look(&p->frequencies, &p->frames[new]);
+  uint32_t old_count = um_frequencies_look(&p->frequencies, &p->frames[old]);
+  bool wins = 2 * new_count > 3 * old_count + 2;
+  um_policy_move(p, g, wins ? new : old, held);
+  return wins ? held : trial;
+}
+
+static enum um_segment choose(um_policy *p, um_policy_group *g) {
+  if (!um_policy_keeps(p))
+    return meet(p, g, UM_SEGMENT_SMALL, UM_SEGMENT_MAIN);
+  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_policy_part(g->bytes, SMALL_SHARE);
+  return small || g->queues[UM_SEGMENT_MAIN].head == UM_NIL ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
+}
+
+static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
+  return meet(p, g, UM_SEGMENT_TRIAL, UM_SEGMENT_STANDBY);
+}
+
+static bool standby_full(const um_policy *p, const um_policy_group *g) {
+  (void)p;
+  return g->queues[UM_SEGMENT_SMALL].bytes <= um_policy_part(g->bytes, SMALL_SHARE) &&
+         g->queues[UM_SEGMENT_MAIN].bytes <= um_policy_part(g->bytes, MAIN_SHARE);
+}
+
+const um_policy_rules um_rules_lfu = {
+    .enter = enter,
+    .again = again,
+    .leave = leave,
+    .choose = choose,
+    .choose_standby = choose_standby,
+    .standby_full = standby_full,
+};
