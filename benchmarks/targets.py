@@ -58,9 +58,11 @@ def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the devices are to be taken away then too
     results: list[Result] = []
+    devices = {}
     try:
         with contextlib.ExitStack() as stack:
             bench = prepare(arguments, stack)
+            devices = {place.name: place.describe() for place in bench.places}
             if arguments.awake:
                 stack.enter_context(keep_awake())
             for subject in arguments.rows:
@@ -75,7 +77,7 @@ def main() -> int:
         if results:
             title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
             print_report(title, results)
-            write_json(arguments.json, vars(arguments), results)
+            write_json(arguments.json, vars(arguments), devices, results)
     return int(any(result.verdict == "problem" for result in results))
 
 

@@ -29,10 +29,21 @@ class Place:
 
     def count_bytes(self) -> tuple[int, int] | None:
         """Returns what the device has read and written so far, by anybody; None where no device shows."""
+        text = self._read("stat")
+        if text is None:
+            return None
+        fields = text.split()
+        return SECTOR * int(fields[2]), SECTOR * int(fields[6])
+
+    def describe(self) -> dict[str, str | None]:
+        """Returns what of the device decides how the kernel reads ahead."""
+        names = ("read_ahead_kb", "rotational", "scheduler")
+        # Of a partition these are the whole disk's.
+        return {name: self._read(f"queue/{name}") or self._read(f"../queue/{name}") for name in names}
+
+    def _read(self, name: str) -> str | None:
         device = os.stat(self.folder).st_dev
-        path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
         try:
-            fields = path.read_text().split()
+            return Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}", name).read_text().strip()
         except OSError:
             return None
-        return SECTOR * int(fields[2]), SECTOR * int(fields[6])

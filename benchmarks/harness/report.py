@@ -45,11 +45,12 @@ def format_row(result: Result) -> list[str]:
     ]
 
 
-def write_json(path: str, arguments: dict[str, Any], results: Sequence[Result]) -> None:
-    """Writes every sample, and on what it was measured."""
+def write_json(path: str, settings: dict[str, Any], devices: dict[str, Any], results: Sequence[Result]) -> None:
+    """Writes every sample, and on what and how it was measured."""
     document = {
         "machine": describe_machine(),
-        "arguments": arguments,
+        "devices": devices,
+        "settings": settings,
         "results": [describe(result) for result in results],
     }
     Path(path).write_text(json.dumps(document, indent=1) + "\n")

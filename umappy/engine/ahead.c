@@ -35,13 +35,13 @@ void um_ahead_plan(um_region *r, const um_run_plan *plans, unsigned count) {
 
 /* A chunk that the budget has, or that something old can be given up for. Evictors make room ahead of need, so what is
  * not there now comes soon; where nothing comes for a while the guess is dropped. */
-static uint32_t find_chunk(um_pager *p) {
+static uint32_t find_chunk(um_pager *p, bool patient) {
   uint64_t deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   uint32_t chunk;
   while ((chunk = um_pool_take_full(p)) == 0 && !atomic_load(&p->stop)) {
     if (um_evict_one_clean(p))
       continue;
-    if (p->filler_count < 3 || um_now_ns() >= deadline)
+    if (!patient || p->filler_count < 3 || um_now_ns() >= deadline)
       break;
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->memory_waiters, 1);
@@ -79,7 +79,7 @@ static um_frame_id claim(um_region *r, uint64_t first, uint64_t count, bool writ
   return n == count ? id : UM_NIL;
 }
 
-/* Reads a chunk. `touched`: somebody waits for that page, NULL: nobody. */
+/* Reads a chunk. `touched`: somebody waits for that page, NULL: nobody. True: it is done, or dropped. */
 bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
   um_pager *p = w->pager;
   um_region *r = a->region;
@@ -88,9 +88,9 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
       (count + first) << r->page_shift > r->mapped || um_page_load(r, first) != 0 ||
       um_page_load(r, first + count - 1) != 0)
     return false;
-  uint32_t chunk = find_chunk(p);
+  uint32_t chunk = find_chunk(p, touched == NULL);
   if (chunk == 0)
-    return false;
+    return touched == NULL; /* what is read ahead already is worth more than what would be */
   um_frame_id id = reserve(p, um_words_cost(r, first, count)) ? claim(r, first, count, a->write) : UM_NIL;
   if (id == UM_NIL) {
     um_pool_put_full(p, chunk);

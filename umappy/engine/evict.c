@@ -77,16 +77,17 @@ static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state t
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   uint32_t taken = 0;
+  if (most == 0 || !um_gate_enter(r))
+    return 0;
   for (uint64_t page = f->page, end = page + f->count; page < end && taken < most;) {
-    if (!um_gate_enter(r))
-      break;
     uint64_t n = um_run_take(r, page, um_min(limit, end - page), from, id, to);
+    if (n && to == UM_EVICTING)
+      (void)um_gate_enter(r); /* it cannot be closed: this thread is inside */
     if (n)
       out[taken++] = (victim){.region = r, .page = page, .count = n, .dirty = to != UM_EVICTING};
-    if (n == 0 || to != UM_EVICTING)
-      um_gate_leave(r);
     page += um_max(n, 1);
   }
+  um_gate_leave(r);
   return taken;
 }
 

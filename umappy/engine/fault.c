@@ -13,6 +13,7 @@
  *    CLEAN again would lose every later write.
  *  - the user's own madvise against everything: a missing page where the state says there is one. The kernel is asked,
  *    and what is gone is repaired: read again if the store has it, else FAILED. */
+#include "advise.h"
 #include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
@@ -98,6 +99,29 @@ static void note_waste(um_region *r) {
     um_readahead_wasted(r->readahead, atomic_load(&r->wasted_page), um_chunk_pages(r));
 }
 
+/* What a fault on an absent page should fetch; 0 plans: the page alone. */
+static unsigned plan(um_region *r, uint64_t page, bool write, uint32_t thread_id, um_run_plan *plans) {
+  uint64_t first, end;
+  enum um_advice advice = um_advise_range(r, page, &first, &end);
+  bool willwrite = r->writable && advice == UM_ADVICE_WILLWRITE;
+  plans[0] = (um_run_plan){.first = page, .count = 1, .write = willwrite};
+  if (!r->readahead || advice == UM_ADVICE_RANDOM)
+    return willwrite;
+  note_waste(r);
+  if (advice == UM_ADVICE_SEQUENTIAL && end != r->hinted) {
+    um_readahead_hint(r->readahead, first, end, UM_HINT_SEQUENTIAL);
+    r->hinted = end;
+  }
+  unsigned planned = um_readahead_miss(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
+  for (unsigned i = 0; i < planned && willwrite; i++)
+    plans[i].write = true;
+  if (um_blocks_tracked(r) && plans[0].count > 1) {
+    plans[0].first = page;
+    plans[0].count = 1;
+  }
+  return planned;
+}
+
 /* The page is not claimed here: its memory and its bookkeeping are reserved first, by the filler (fill.c). Threads that
  * fault on one page meanwhile each queue a fill; all but one find it done. */
 static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
@@ -107,20 +131,15 @@ static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uf
     return WAKE; /* more faults under way than there can be pages: it tries again */
   um_frame *f = &p->frames[*id];
   um_run_plan plans[UM_READAHEAD_PLANS];
-  unsigned planned = 0;
-  if (r->readahead) {
-    note_waste(r);
-    planned = um_readahead_miss(r->readahead, m->thread_id, page, write, plans, UM_READAHEAD_PLANS);
-    if (!write || plans[0].write) {
-      f->page = plans[0].first;
-      f->count = um_blocks_tracked(r) ? 1 : plans[0].count;
-    }
-    if (f->count == 1)
-      f->page = page;
+  unsigned planned = plan(r, page, write, m->thread_id, plans);
+  if (planned && (!write || plans[0].write)) {
+    f->page = plans[0].first;
+    f->count = plans[0].count;
+    write = r->writable && plans[0].write;
   }
   f->touched = page;
   f->offset = m->address - r->address;
-  f->write = write || (planned && plans[0].write);
+  f->write = write;
   f->fault_ns = um_now_ns();
   f->thread_id = m->thread_id;
   f->thread_turn = atomic_fetch_add_explicit(&p->turns[m->thread_id % UM_TURN_SLOTS], 1, memory_order_relaxed);
@@ -134,15 +153,17 @@ static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uf
   return FILL;
 }
 
-/* A run that was read ahead is reached: what comes after it is asked for. */
-static void trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id) {
+/* A run that was read ahead is reached: what comes after it is asked for. True: its reader writes every page. */
+static bool trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id) {
   um_run_plan plans[UM_READAHEAD_PLANS];
+  plans[0].write = false;
   if (!r->readahead)
-    return;
+    return false;
   note_waste(r);
   unsigned planned = um_readahead_trigger(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
   if (planned > 1)
     um_ahead_plan(r, plans + 1, planned - 1);
+  return r->writable && (plans[0].write || um_advise_at(r, page) == UM_ADVICE_WILLWRITE);
 }
 
 /* Taken back at once where that is a system call; where it is a copy, by whoever fills. */
@@ -155,8 +176,7 @@ static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write
     return AGAIN;
   }
   um_frame *f = &p->frames[own];
-  f->write |= write;
-  trigger(r, page, f->write, m->thread_id);
+  f->write = trigger(r, page, write, m->thread_id);
   if (um_standby_moves(r, f->write)) {
     um_standby_return(r, own, page, f->write);
     return DONE;
@@ -167,15 +187,13 @@ static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write
   return FILL;
 }
 
-/* Race: fault against fill. The filler's wake, after the state is final, is still to come; WAITER tells one that reads
- * ahead that somebody is here already. */
+/* Race: fault against fill. The filler's wake, after the state is final, is still to come. */
 static enum outcome wait_for_fill(um_region *r, uint64_t page, um_word w, bool write, const struct uffd_msg *m) {
-  bool ahead = atomic_load(&r->pager->frames[um_word_frame(w)].ahead), first = !(w & UM_WAITER);
-  if (!ahead)
+  if (w & UM_WAITER)
     return DONE;
-  if (first && !um_page_change(r, page, &w, w | UM_WAITER))
+  if (!um_page_change(r, page, &w, w | UM_WAITER))
     return AGAIN;
-  if (first)
+  if (atomic_load(&r->pager->frames[um_word_frame(w)].ahead))
     trigger(r, page, write, m->thread_id);
   return DONE;
 }

@@ -38,6 +38,10 @@ int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
+    if (r->store->ops->read_cached && r->store->ops->read_cached(r->store, offset, buffer, length) == 0) {
+      UM_COUNT(r, bytes_read, length);
+      return 0;
+    }
     int code = r->store->ops->read(r->store, offset, buffer, length, error);
     UM_COUNT(r, store_reads, 1);
     if (code == 0) {
@@ -226,13 +230,83 @@ static void give_up(um_pager *p, um_region *r, um_frame_id id) {
   fail(p, r, id, &error);
 }
 
+static void finish(um_pager *p, um_region *r, um_frame_id id, bool protected) { /* inside the gate, which it leaves */
+  um_frame *f = &p->frames[id];
+  UM_COUNT(r, fills, f->count);
+  if (f->write) {
+    atomic_store(&f->opened, true);
+    if (protected) {
+      um_run_open(r, f->page, 1);
+      um_blocks_open(r, f, f->page, f->offset);
+    } else {
+      atomic_store(&f->blocks, UM_BLOCKS_ALL);
+    }
+  }
+  place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
+}
+
+/* Race: a write-back of the page that ends between the look at the cached bytes and the claim. So the claim comes
+ * first; if the bytes are not cached the claimed fill goes the usual way. */
+bool um_fill_cached(um_worker *w, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_load(r, f->touched) != 0)
+    return false;
+  shorten(r, f, UM_BLOCK);
+  trim(r, f);
+  uint64_t memory = um_run_memory(r, f->page, f->count), data = um_run_bytes(r, f->page, f->count);
+  if (memory > w->staging_size || !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
+    return false;
+  if (!claim(p, r, id))
+    return true;
+  f->claimed = true;
+  memory = um_run_memory(r, f->page, f->count);
+  data = um_run_bytes(r, f->page, f->count);
+  if (r->store->ops->read_cached(r->store, f->page << r->page_shift, w->staging, data))
+    return false;
+  memset((char *)w->staging + data, 0, memory - data);
+  UM_COUNT(r, bytes_read, data);
+  um_gate_enter_wait(r);
+  if (f->write)
+    um_run_open(r, f->page, f->count);
+  if (um_mechanism_place(r, um_page_address(r, f->page), w->staging, memory, !f->write)) {
+    um_gate_leave(r);
+    return false;
+  }
+  finish(p, r, id, false);
+  return true;
+}
+
 /* A run is a guess: when memory is short, or a part of it cannot be read, the touched page is filled alone. */
+static bool prepare(um_worker *w, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  um_ahead run = {.region = r, .first = f->page, .count = f->count, .write = f->write};
+  if (um_page_load(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
+    dismiss(p, r, id);
+    return false;
+  }
+  shorten(r, f, w->staging_size);
+  trim(r, f);
+  if (f->count > 1 && um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
+    return claim(p, r, id);
+  alone(f);
+  if (reserve(p, um_run_cost(r, f->page, 1)))
+    return claim(p, r, id);
+  if (f->give_up)
+    give_up(p, r, id);
+  else
+    starve(p, id, um_run_cost(r, f->page, 1));
+  return false;
+}
+
 void um_fill_demand(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   um_error error = {0};
-
   if (f->returns) {
     um_gate_enter_wait(r);
     f->returns = false;
@@ -240,29 +314,9 @@ void um_fill_demand(um_worker *w, um_frame_id id) {
     um_gate_leave(r);
     return;
   }
-  um_ahead run = {.region = r, .first = f->page, .count = f->count, .write = f->write};
-  if (um_page_load(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
-    dismiss(p, r, id);
+  if (!f->claimed && !prepare(w, id))
     return;
-  }
-  shorten(r, f, w->staging_size);
-  trim(r, f);
-  if (f->count > 1 && !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
-    alone(f);
-  else if (f->count > 1)
-    goto reserved;
-  if (!reserve(p, um_run_cost(r, f->page, 1))) {
-    if (f->give_up)
-      give_up(p, r, id);
-    else
-      starve(p, id, um_run_cost(r, f->page, 1));
-    return;
-  }
-reserved:
-  if (!claim(p, r, id))
-    return;
-  bool blocks = um_blocks_tracked(r), pieces = um_run_memory(r, f->page, 1) > w->staging_size;
-  bool protect = !f->write || blocks || pieces;
+  bool protect = !f->write || um_blocks_tracked(r) || um_run_memory(r, f->page, 1) > w->staging_size;
   if (um_fill_pages(w, r, f->page, f->count, protect, &error)) {
     uint64_t first = f->page, end = first + f->count;
     bool again = f->count > 1;
@@ -276,14 +330,6 @@ reserved:
       return;
     }
   }
-  UM_COUNT(r, fills, f->count);
   um_gate_enter_wait(r);
-  if (f->write) {
-    atomic_store(&f->opened, true);
-    if (protect) {
-      um_run_open(r, f->page, 1);
-      um_blocks_open(r, f, f->page, f->offset);
-    }
-  }
-  place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
+  finish(p, r, id, protect);
 }

@@ -83,6 +83,7 @@ typedef struct um_frame {
   _Atomic bool opened;      /* some page of it was writable, ever */
   _Atomic bool ahead;       /* read ahead and not touched yet */
   bool returns;             /* FILLING, to be taken back from standby; the filler's */
+  bool claimed;             /* FILLING already; the filler's */
 } um_frame;
 
 enum { UM_LIST_NONE, UM_LIST_RESIDENT, UM_LIST_STANDBY };
@@ -131,6 +132,8 @@ struct um_region {
   bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
   bool moves;                     /* constant: and change places with a chunk's memory */
   struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
+  uint64_t hinted;                /* the leader's: the end of the range that was last advised to be read in order */
+  _Atomic bool no_batch;          /* the store refused to read a batch */
   _Atomic uint64_t *words;        /* one word a page; touched as pages are; words.c */
   _Atomic uint32_t *block_live;   /* pages not absent a host page of words; words.c */
   um_span *spans;                 /* words.c */
@@ -364,16 +367,19 @@ void um_fault_served(um_region *r, const um_frame *f); /* histogram */
 
 /* fill.c, prefetch.c */
 void um_fill_demand(um_worker *w, um_frame_id id);
+bool um_fill_cached(um_worker *w, um_frame_id id); /* while leading: needs no I/O, and is done. False: um_fill_demand */
 int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
 bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
                      uint64_t *filled); /* adds to *filled. False: no memory */
+bool um_prefetch_batch(um_worker *w, um_region *r, const uint64_t *pages, uint32_t count,
+                       uint64_t *filled); /* likewise */
 
 /* ahead.c */
 struct um_run_plan;
 void um_ahead_plan(um_region *r, const struct um_run_plan *plans, unsigned count); /* the leader; inside the gate */
-bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched);      /* false: it could not be had so */
+bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched);      /* false: not so */
 bool um_ahead_step(um_worker *w); /* pager->lock held; let go inside. False: nothing to read ahead */
 
 /* standby.c */

@@ -5,16 +5,11 @@
 #ifndef UM_IO_URING_H
 #define UM_IO_URING_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "umappy.h"
 
 #define UM_RING_DEPTH 128 /* reads a ring has in flight at most */
 
 typedef struct um_ring um_ring;
-
-/* 0: never; -1: where it is allowed (the default); 1: the same, but -errno of the refusal if it is not. */
-int um_io_uring_set(int mode);
-int um_io_uring_probe(void); /* 0: a ring can be had, else -errno; -ECANCELED: switched off */
 
 um_ring *um_ring_take(void); /* NULL: there is none, or this thread has taken it already */
 void um_ring_give(um_ring *ring);

@@ -11,6 +11,8 @@
 #define SPANS_LOOKED_AT 65536 /* a step, under pager->lock */
 #define FAILURES_MAX 16       /* runs that may fail before a flush stops trying the rest */
 #define START_NS 1000000000u
+#define BATCH_MIN 16            /* pages of a list from which on they are read as a batch */
+#define BATCH_MAX 1024          /* pages a step */
 #define LIST_WAIT_NS 100000000u /* for the memory of a list */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
@@ -366,14 +368,22 @@ bool um_job_prefetch_step(um_worker *w) {
   if (!job)
     return false;
   if (has_runs(job)) {
-    uint64_t first, count, filled = 0;
-    next_run(job, um_run_limit(job->region, w->staging_size), &first, &count);
+    um_region *r = job->region;
+    uint64_t first = 0, count, filled = 0, *batch = NULL;
+    if (job->list && r->store->ops->read_batch && !atomic_load(&r->no_batch) && job->end - job->cursor >= BATCH_MIN) {
+      batch = job->list + job->cursor;
+      count = um_min(BATCH_MAX, (job->end - job->cursor + 1) / 2); /* two at least share the end */
+      job->cursor += count;
+    } else {
+      next_run(job, um_run_limit(r, w->staging_size), &first, &count);
+    }
     job->active++;
     p->prefetching++;
     if (p->idle && um_work_may_prefetch(p) && prefetch_job(p))
       um_work_post(p); /* one wakes the next, until there are as many as there is work for */
     pthread_mutex_unlock(&p->lock);
-    bool memory = um_prefetch_run(w, job->region, first, count, true, &filled);
+    bool memory = batch ? um_prefetch_batch(w, r, batch, (uint32_t)count, &filled)
+                        : um_prefetch_run(w, r, first, count, true, &filled);
     pthread_mutex_lock(&p->lock);
     p->prefetching--;
     job->active--;

@@ -4,6 +4,7 @@
 #include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
 
 #define PATIENCE_MS 100
 
@@ -23,8 +24,8 @@ static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
     um_gate_enter_wait(r);
     atomic_store(&f->born_ns, um_now_ns());
     um_frame_list(p, id, UM_LIST_RESIDENT);
-    um_run_release(r, first, count, UM_CLEAN);
-    um_page_wake(r, first, count);
+    if (um_run_release(r, first, count, UM_CLEAN) & UM_WAITER)
+      um_page_wake(r, first, count);
     um_gate_leave(r);
     UM_COUNT(r, prefetches, count);
     return count;
@@ -53,7 +54,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
-    if (um_memory_make(p))
+    if (um_pool_trim(p) || um_evict_one_clean(p)) /* not what was read ahead: it is no worse a guess */
       continue;
     if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;

@@ -11,7 +11,7 @@
 
 #define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
 #define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
-#define GAP_MAX (32u << 10)    /* strides up to this are read whole */
+#define GAP_MAX (16u << 10)    /* strides up to this are read whole */
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
   uint32_t low = 0, high = p->region_count;

@@ -207,7 +207,9 @@ void um_job_release(um_job *job);
 /* The process */
 void um_exit_arm(uint32_t timeout_ms); /* flush what is left when the process exits, for so long at most */
 void um_exit_flush(void);              /* now; once */
-int um_process_forked(void);           /* 1 in a child of the process that made the engine */
+int um_io_uring_set(int mode); /* 0: never; -1: where it is allowed (default); 1: the same, but -errno of a refusal */
+int um_io_uring_probe(void);   /* 0: many reads can be in flight from one thread; else -errno of the refusal */
+int um_process_forked(void);   /* 1 in a child of the process that made the engine */
 /* cffi: end */
 
 #endif

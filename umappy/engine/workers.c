@@ -1,7 +1,8 @@
 /* workers.c: what the engine's threads do between pieces of work.
  *
  * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
- * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
+ * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way; bytes
+ * that the store has in memory are no I/O. When
  * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
  * filler. Demand before prefetch, always. Where fillers are few, prefetch leaves one of them free for demand; where
  * they are many, one is done so soon that a fault need not have its own.
@@ -108,7 +109,8 @@ static bool prefetch_waits(um_pager *p) {
 }
 
 /* pager->lock held; let go inside. Leads until there is a fill for this filler (returned) or a prefetch (nil). */
-static um_frame_id lead(um_pager *p) {
+static um_frame_id lead(um_worker *w) {
+  um_pager *p = w->pager;
   struct uffd_msg messages[MESSAGES];
   bool alone = p->filler_count == 1;
   p->leader = true;
@@ -120,6 +122,8 @@ static um_frame_id lead(um_pager *p) {
     for (int i = 0; i < n; i++)
       if (messages[i].event == UM_UFFD_EVENT_PAGEFAULT)
         um_fault_handle(p, &messages[i], &found);
+    if (found.length == 1 && um_fill_cached(w, found.head))
+      found = (um_queue){0};
     pthread_mutex_lock(&p->lock);
     um_starved_check(p);
     for (um_frame_id id; (id = um_queue_pop(p, &found)) != UM_NIL;)
@@ -149,7 +153,7 @@ void *um_filler_main(void *worker) {
   prctl(PR_SET_NAME, "um-filler");
   pthread_mutex_lock(&p->lock);
   while (!atomic_load(&p->stop)) {
-    um_frame_id id = p->leader ? um_queue_pop(p, &p->demand) : lead(p);
+    um_frame_id id = p->leader ? um_queue_pop(p, &p->demand) : lead(w);
     if (id != UM_NIL) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
