@@ -350,8 +350,8 @@ bool um_job_prefetch_waits(um_pager *p) {
   return prefetch_job(p) != NULL;
 }
 
-/* pager->lock held. One run at a time, so that faults, and who cancels, come between any two: claiming eight at once
- * was no faster (20,000 scattered pages, 64 fillers). */
+/* pager->lock held. One at a time, so that faults, and who cancels, come between any two: eight at once were no faster
+ * (20,000 scattered pages, 64 fillers). */
 static void next_run(um_job *job, uint64_t limit, uint64_t *first, uint64_t *count) {
   uint64_t from = job->cursor, end = um_min(job->end, from + limit);
   *first = job->list ? job->list[from] : from;
