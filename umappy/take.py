@@ -60,8 +60,8 @@ def take(
         mode: what becomes of indices out of bounds: "raise" an IndexError (and negative ones count from the end),
             "wrap" around, or "clip" to the range (and negative ones mean the first).
 
-    Beside the result and the memory of the pager it needs up to 24 bytes an index, and 27 MiB. Errors: those of np.take;
-    StoreError when a page cannot be read, and then nothing is known of what `out` holds.
+    Beside the result and the memory of the pager it needs up to 24 bytes an index, and 27 MiB. Errors: those of
+    np.take; StoreError when a page cannot be read, and then nothing is known of what `out` holds.
     """
     found = region_of(a) if isinstance(a, np.ndarray) and type(a).take is np.ndarray.take else None
     if found is None or a.size == 0 or a.itemsize == 0:

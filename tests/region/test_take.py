@@ -255,11 +255,10 @@ def test_take_reads_each_page_once_and_waits_for_no_fault(
 def test_take_of_neighbours_joins_them_into_long_reads(
     map_store: MapStore, make_pager: MakePager, make_file: MakeFile
 ) -> None:
-    region = map_store(make_file(SIZE), pager=make_pager(memory=8 << 20))
-    a = np.frombuffer(region, np.int64)
+    log = LogStore(FileStore(make_file(SIZE)))
+    a = np.frombuffer(map_store(log, pager=make_pager(memory=8 << 20)), np.int64)
     assert umappy.take(a, np.arange(a.size)).tobytes() == make_bytes(1, SIZE)
-    staging = region.stats().bytes_read // region.stats().store_reads
-    assert staging >= 256 << 10
+    assert {call.size for call in log.take()} == {512 << 10}  # the staging of two workers: an eighth of the budget
 
 
 @pytest.mark.parametrize("fillers", [1, 2, 8])
@@ -272,7 +271,7 @@ def test_take_with_the_smallest_budget_stays_within_it(
     assert (umappy.take(a, indices) == np.frombuffer(make_bytes(1, 8 << 20), np.int64)[indices]).all()
     stats = region.stats()
     assert stats.peak_used <= stats.memory
-    assert stats.prefetches > stats.read_faults
+    assert stats.prefetches > (stats.read_faults if fillers > 1 else 0)  # one alone waits for no memory
 
 
 def test_take_through_a_slow_store_reads_many_pages_at_once(

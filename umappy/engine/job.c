@@ -13,6 +13,7 @@
 #define START_NS 1000000000u
 #define BATCH_MIN 16            /* pages of a list from which on they are read as a batch */
 #define BATCH_MAX 1024          /* pages a step */
+#define BATCH_MAX_ALONE 64      /* where the only filler has faults to look after between steps */
 #define LIST_WAIT_NS 100000000u /* for the memory of a list */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
@@ -349,8 +350,8 @@ bool um_job_prefetch_waits(um_pager *p) {
   return prefetch_job(p) != NULL;
 }
 
-/* pager->lock held. One run at a time, so that faults, and who cancels, come between any two: claiming eight at once
- * was no faster (20,000 scattered pages, 64 fillers). */
+/* pager->lock held. One at a time, so that faults, and who cancels, come between any two: eight at once were no faster
+ * (20,000 scattered pages, 64 fillers). */
 static void next_run(um_job *job, uint64_t limit, uint64_t *first, uint64_t *count) {
   uint64_t from = job->cursor, end = um_min(job->end, from + limit);
   *first = job->list ? job->list[from] : from;
@@ -362,6 +363,14 @@ static void next_run(um_job *job, uint64_t limit, uint64_t *first, uint64_t *cou
   job->cursor = end;
 }
 
+/* pager->lock held. Short runs go many at once; a long one is a read of its own. */
+static bool is_batch(const um_job *job) {
+  um_region *r = job->region;
+  if (!job->list || !r->store->ops->read_batch || atomic_load(&r->no_batch) || job->end - job->cursor < BATCH_MIN)
+    return false;
+  return job->list[job->cursor + BATCH_MIN - 1] != job->list[job->cursor] + BATCH_MIN - 1;
+}
+
 bool um_job_prefetch_step(um_worker *w) {
   um_pager *p = w->pager;
   um_job *job = prefetch_job(p);
@@ -370,9 +379,10 @@ bool um_job_prefetch_step(um_worker *w) {
   if (has_runs(job)) {
     um_region *r = job->region;
     uint64_t first = 0, count, filled = 0, *batch = NULL;
-    if (job->list && r->store->ops->read_batch && !atomic_load(&r->no_batch) && job->end - job->cursor >= BATCH_MIN) {
+    if (is_batch(job)) {
       batch = job->list + job->cursor;
-      count = um_min(BATCH_MAX, (job->end - job->cursor + 1) / 2); /* two at least share the end */
+      count = um_min(p->filler_count > 1 ? BATCH_MAX : BATCH_MAX_ALONE,
+                     (job->end - job->cursor + 1) / 2); /* two at least share the end */
       job->cursor += count;
     } else {
       next_run(job, um_run_limit(r, w->staging_size), &first, &count);

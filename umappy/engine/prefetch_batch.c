@@ -45,7 +45,6 @@ static void ended(um_batch *batch, um_read *read) {
       um_page_wake(r, u->first, u->count);
     k->filled += u->count;
   } else {
-    UM_COUNT(r, fill_errors, 1);
     give_back(r, u);
   }
   um_gate_leave(r);
@@ -90,15 +89,18 @@ static bool claim(um_worker *w, work *k, const uint64_t *pages, uint32_t count, 
 bool um_prefetch_batch(um_worker *w, um_region *r, const uint64_t *pages, uint32_t count, uint64_t *filled) {
   work k = {.region = r};
   bool memory = true;
-  for (uint32_t at = 0, taken; at < count && memory; at += taken) {
+  for (uint32_t at = 0, taken; at < count && memory;) {
     uint64_t used = 0;
     k.count = 0;
     while (at < count && k.count < UNITS && used + r->page_size <= w->staging_size &&
            (memory = claim(w, &k, pages + at, count - at, &used, &taken)))
       at += taken;
-    taken = 0;
-    if (k.count == 0)
-      break;
+    if (k.count == 0) {
+      if (at < count) /* no memory just now, or a page larger than the buffer: by itself, which may wait */
+        memory = um_prefetch_run(w, r, pages[at++], 1, true, filled);
+      continue;
+    }
+    memory = true; /* the rest is for the next round: nobody waits for memory while claimed pages do */
     um_batch batch = {
         .reads = k.reads, .count = k.count, .timeout_ns = w->pager->timeout_ns, .ended = ended, .context = &k};
     if (atomic_load(&r->no_batch) || r->store->ops->read_batch(r->store, &batch) == -EOPNOTSUPP) {
@@ -114,6 +116,10 @@ bool um_prefetch_batch(um_worker *w, um_region *r, const uint64_t *pages, uint32
     for (uint32_t i = 0; i < k.count; i++)
       if (k.reads[i].code == 0)
         UM_COUNT(r, bytes_read, k.reads[i].length);
+      else if (k.reads[i].code == -ETIMEDOUT)
+        UM_COUNT(r, fill_errors, 1);
+      else /* once more, by itself: part of it may be good */
+        um_prefetch_run(w, r, k.units[i].first, k.units[i].count, true, filled);
   }
   UM_COUNT(r, prefetches, k.filled);
   *filled += k.filled;
