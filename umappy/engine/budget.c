@@ -12,7 +12,8 @@ static void raise_peak(um_pager *p, uint64_t used) {
 
 static uint64_t spare(um_pager *p, uint64_t idle) {
   uint64_t used = atomic_load(&p->used);
-  return (used < p->memory ? p->memory - used : 0) + um_min(idle, used);
+  uint64_t limit = p->memory - UM_SLACK;
+  return (used < limit ? limit - used : 0) + um_min(idle, used);
 }
 
 uint64_t um_budget_free(um_pager *p) {
@@ -39,7 +40,7 @@ uint64_t um_budget_short(um_pager *p) {
 bool um_budget_try(um_pager *p, uint64_t bytes, uint64_t keep) {
   uint64_t used = atomic_load(&p->used);
   do {
-    if (used + bytes + keep > p->memory) {
+    if (used + bytes + keep + UM_SLACK > p->memory) {
       um_evict_ask(p);
       return false;
     }

@@ -3,16 +3,14 @@
  * The policy (policy.h) says in which order runs leave, and whether they wait on standby first; one of which pages stay
  * (busy, written to while they were being written back, pinned) starts anew. Phases of a batch:
  *   0  give up what has been on standby long enough
- *   1  pick: in the policy's order, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they can be
- *      moved out, else WRITING
- *   2  sort by address
- *   3  drop the clean ones, all by one call where the kernel can: memory comes free at once. Whole chunks are moved out
- *      and serve again as they are
- *   4  move out what was ever writable, and write what of it is dirty (leave.c)
- *   5  where that cannot be, write the dirty ones, taking dirty neighbours along, and drop those that stayed clean
- *   6  settle: runs that kept pages begin anew
+ *   1  pick: in the policy's order, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they
+ * can be moved out, else WRITING 2  sort by address 3  drop the clean ones, all by one call where the kernel can:
+ * memory comes free at once. Whole chunks are moved out and serve again as they are 4  move out what was ever writable,
+ * and write what of it is dirty (leave.c) 5  where that cannot be, write the dirty ones, taking dirty neighbours along,
+ * and drop those that stayed clean 6  settle: runs that kept pages begin anew
  *
- * A run is marked as picked while an evictor works on it. The policy is told at once that it left, if all of it was taken. */
+ * A run is marked as picked while an evictor works on it. The policy is told at once that it left, if all of it was
+ * taken. */
 #include "blocks.h"
 #include "leave.h"
 #include "mechanism.h"
@@ -22,9 +20,9 @@
 
 #include <sys/uio.h>
 
-#define BATCH 64     /* stretches of pages, clean and dirty each */
-#define LOOK 256     /* runs looked at for a batch */
-#define WORTH 16     /* fewer hits than one in so many runs kept on standby, and only one in so many is kept */
+#define BATCH 64 /* stretches of pages, clean and dirty each */
+#define LOOK 256 /* runs looked at for a batch */
+#define WORTH 16 /* fewer hits than one in so many runs kept on standby, and only one in so many is kept */
 #define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
@@ -134,7 +132,8 @@ bool um_evict_one_clean(um_pager *p) {
   if (drop_one(p, &v, move) > 0)
     return true;
   pthread_mutex_lock(&p->frames_lock); /* pinned: it is still there, and of this descriptor */
-  if (p->frames[id_taken].queue == 0 && p->frames[id_taken].region == v.region && atomic_load(&p->frames[id_taken].live) > 0)
+  if (p->frames[id_taken].queue == 0 && p->frames[id_taken].region == v.region &&
+      atomic_load(&p->frames[id_taken].live) > 0)
     um_frame_relist(p, id_taken);
   pthread_mutex_unlock(&p->frames_lock);
   return false;
@@ -145,8 +144,8 @@ bool um_memory_make(um_pager *p) {
          um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
 }
 
-/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is touched
- * again on standby only some are kept, to notice when that changes. */
+/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
+ * touched again on standby only some are kept, to notice when that changes. */
 static bool is_worth_keeping(um_pager *p) {
   if (++p->kept >= WORTH_RUNS) {
     p->kept /= 2;

@@ -1,5 +1,5 @@
-/* frames.c: descriptors of runs that are filling, resident or on standby, and what the policy is told of them. The array is
- * address space; a descriptor costs memory when it is first used. */
+/* frames.c: descriptors of runs that are filling, resident or on standby, and what the policy is told of them. The
+ * array is address space; a descriptor costs memory when it is first used. */
 #include "policy.h"
 
 #include <stdio.h>

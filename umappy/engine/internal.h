@@ -54,6 +54,7 @@
 #define UM_ERRORS_KEPT 16u
 #define UM_TICK_MS 100u      /* no wait of an engine thread is longer than ten of these */
 #define UM_FRAMES_PAID 1024u /* descriptors counted from the start: faults are noted when memory is short */
+#define UM_SLACK (32u << 10) /* never reserved: descriptors of faults that wait are charged, and not refused */
 #define UM_NIL 0u            /* frame 0 is never used */
 
 typedef uint64_t um_word;
@@ -193,11 +194,11 @@ typedef struct um_pool {
   uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
   void *mapping, *fresh_mapping;
   uint64_t mapped;
-  uint32_t count;        /* chunks, numbered from 1 */
-  uint32_t *next;        /* lock: links of the lists */
+  uint32_t count;          /* chunks, numbered from 1 */
+  uint32_t *next;          /* lock: links of the lists */
   _Atomic uint16_t *users; /* small runs on standby in a chunk; standby.c */
-  uint32_t empty, full;  /* lock: heads of the lists */
-  _Atomic uint64_t idle; /* bytes in FULL unused chunks: in the budget, and free for the asking */
+  uint32_t empty, full;    /* lock: heads of the lists */
+  _Atomic uint64_t idle;   /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
 
 /* A run to read ahead. */
@@ -233,16 +234,16 @@ struct um_pager {
   um_region **regions; /* sorted by address; regions_lock */
   uint32_t region_count, region_capacity;
   uint32_t regions_made; /* regions_lock */
-  um_counters retired; /* of regions that are gone; regions_lock */
+  um_counters retired;   /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
-  um_frame *frames;          /* frames_lock for lists; see um_frame */
-  uint64_t frames_mapped;    /* constant */
-  uint32_t frame_capacity;   /* constant */
-  uint32_t frames_made;      /* descriptors ever used; frames_lock */
-  um_frame_id free_frames;   /* frames_lock */
-  struct um_policy *policy;          /* frames_lock */
-  uint32_t kept, kept_hits;          /* runs moved out to standby lately, and touched there; frames_lock */
+  um_frame *frames;         /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;   /* constant */
+  uint32_t frame_capacity;  /* constant */
+  uint32_t frames_made;     /* descriptors ever used; frames_lock */
+  um_frame_id free_frames;  /* frames_lock */
+  struct um_policy *policy; /* frames_lock */
+  uint32_t kept, kept_hits; /* runs moved out to standby lately, and touched there; frames_lock */
 
   pthread_mutex_t lock;
   pthread_cond_t work;            /* fillers wait here */
@@ -343,7 +344,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
 void um_frame_give(um_pager *p, um_frame_id id);                                     /* no word names it */
 void um_frame_forget(um_pager *p, um_frame_id id); /* whatever names it; frames_lock held */
 void um_frame_drop(um_pager *p, um_frame_id id,
-                   uint32_t pages);                          /* so many words name it no more; gives it, at the last */
+                   uint32_t pages);                    /* so many words name it no more; gives it, at the last */
 void um_frame_list(um_pager *p, um_frame_id id);       /* it became resident; before its pages are let go */
 void um_frame_list_ahead(um_pager *p, um_frame_id id); /* it was read ahead, to standby; likewise */
 void um_frame_refault(um_pager *p, um_frame_id id);    /* it was touched in standby */
@@ -391,7 +392,7 @@ um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
 bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot); /* the policy knows of it already */
-void um_standby_forget(um_region *r, um_frame_id id); /* the region is being forgotten */
+void um_standby_forget(um_region *r, um_frame_id id);                              /* the region is being forgotten */
 bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
 bool um_standby_reclaim_oldest(um_pager *p);
 

@@ -9,9 +9,9 @@ typedef struct um_leaving {
   uint64_t page, count;
   um_frame_id frame; /* not UM_NIL: all of its run, to be kept on standby when it is out */
   bool dirty;        /* LEAVING, to be written; else EVICTING */
-  bool unmoved; /* it could not be moved out */
-  int failed;   /* -errno: it went back to where it was */
-  uintptr_t at; /* where its bytes are while it is out */
+  bool unmoved;      /* it could not be moved out */
+  int failed;        /* -errno: it went back to where it was */
+  uintptr_t at;      /* where its bytes are while it is out */
 } um_leaving;
 
 /* All of them together fit a chunk; they are the caller's; inside the gates of the clean ones. Each ends ABSENT, or

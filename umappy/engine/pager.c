@@ -3,6 +3,7 @@
 #include "page.h"
 #include "policy.h"
 #include "pool.h"
+#include "readahead.h"
 #include "trace.h"
 #include "uffd.h"
 
@@ -17,12 +18,16 @@
 #define SPARE_FRAMES 65536u /* descriptors of faults that wait for memory, above what can be resident */
 
 /* 16 pages and two a filler, each with a table and a page of words to itself, as scattered pages have; the smallest
- * staging buffers; and a bit. */
+ * staging buffers; what the policy and read-ahead remember; and a bit. */
 uint64_t um_pager_memory_min(uint64_t page_size, uint32_t fillers, uint32_t evictors) {
   uint64_t tables = um_host_page << (page_size > (2u << 20) ? __builtin_ctzll(page_size) - 21 : 0);
   uint64_t pages = 16 + 2 * (uint64_t)fillers;
+  um_policy_options policy;
+  um_policy_defaults(UM_POLICY_AUTO, &policy);
+  policy.memory = pages * page_size;
   return pages * (page_size + tables + um_host_page) + (fillers + evictors) * um_host_page +
-         UM_FRAMES_PAID * sizeof(um_frame);
+         UM_FRAMES_PAID * sizeof(um_frame) + um_policy_memory(&policy) +
+         um_round_up(um_readahead_bytes(), um_host_page) + UM_SLACK;
 }
 
 static void init_condition(pthread_cond_t *condition) {

@@ -1,11 +1,11 @@
-/* standby.c: runs that are not mapped but whose bytes are in a chunk. They were read ahead, and nobody has touched them yet;
- * or they were moved out of a region and their memory is not needed yet. Touching one takes it back without I/O, which
- * proves that it was guessed right, or evicted wrongly: the access bit of the policies.
+/* standby.c: runs that are not mapped but whose bytes are in a chunk. They were read ahead, and nobody has touched them
+ * yet; or they were moved out of a region and their memory is not needed yet. Touching one takes it back without I/O,
+ * which proves that it was guessed right, or evicted wrongly: the access bit of the policies.
  *
  * A run on standby is whole: a chunk long and alone in its chunk, or a single page (UM_SINGLE) that shares one with
- * others. Who changes the word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING, to
- * give its memory to somebody else. The others follow, and the first page's word is the last to become STANDBY and the
- * last to become ABSENT.
+ * others. Who changes the word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING,
+ * to give its memory to somebody else. The others follow, and the first page's word is the last to become STANDBY and
+ * the last to become ABSENT.
  *
  * Race: fault against reclaim. Both want the first word; who comes second looks again: the page is then FILLING (a wake
  * comes) or ABSENT (it is read). Race: fault against the end of reading ahead: the page is FILLING, the fault leaves
@@ -127,7 +127,8 @@ static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
   p->frames[id].chunk = 0;
   for (uint64_t done = 0, at = (touched - first) / step * step; done < count; done += step, at = (at + step) % count) {
     uint64_t page = first + at, memory = um_run_memory(r, page, step);
-    if (um_mechanism_place(r, um_page_address(r, page), (const void *)(from + (at << r->page_shift)), memory, true) == 0) {
+    if (um_mechanism_place(r, um_page_address(r, page), (const void *)(from + (at << r->page_shift)), memory, true) ==
+        0) {
       um_run_release(r, page, step, UM_CLEAN);
       um_page_wake(r, page, step);
       continue;

@@ -126,11 +126,11 @@ typedef struct um_pager_options {
   uint64_t high_water; /* bytes free at which it stops; 0: chosen */
   uint32_t fillers;
   uint32_t evictors;
-  uint32_t uffd;       /* UM_UFFD_... */
-  uint32_t timeout_ms; /* a failing store is retried, and a fault waits for memory, this long */
-  uint32_t mechanism;  /* UM_MECHANISM_... */
-  uint32_t policy;     /* UM_POLICY_... */
-  int32_t policy_shares;                            /* the three below are given; else the policy's own */
+  uint32_t uffd;         /* UM_UFFD_... */
+  uint32_t timeout_ms;   /* a failing store is retried, and a fault waits for memory, this long */
+  uint32_t mechanism;    /* UM_MECHANISM_... */
+  uint32_t policy;       /* UM_POLICY_... */
+  int32_t policy_shares; /* the three below are given; else the policy's own */
   uint32_t small_share, standby_share, ghost_share; /* in parts of 1024; policy.h */
   const char *trace;                                /* a file for the faults, or NULL */
 } um_pager_options;
