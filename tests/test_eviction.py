@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umappy._simulate.pager import IdealPager
-from umappy._simulate.queues import STANDBY, TRIAL
+from umappy._simulate.queues import AHEAD
 from umappy.eviction import (
     POLICIES,
     Auto,
@@ -216,6 +216,45 @@ def test_auto_is_hardly_worse_than_fifo(pattern: str, standby: bool, replay: Rep
     assert count_misses(replay, pages, "auto", standby)[0] <= 1.03 * count_misses(replay, pages, "fifo")[0]
 
 
+def make_stream(chunks: int, length: int = 16) -> np.ndarray:
+    """A sequential reader, and read-ahead by chunks, two of them ahead of it."""
+    parts = []
+    for chunk in range(chunks):
+        if chunk + 2 < chunks:
+            parts.append(make_references(np.array([(chunk + 2) * length]), count=length, flags=READ_AHEAD))
+        parts.append(make_references(np.arange(chunk * length, (chunk + 1) * length)))
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+@pytest.mark.parametrize("name", POLICIES)
+def test_stream_finds_what_was_read_ahead(name: str, standby: bool, replay: Replay) -> None:
+    references = make_stream(400)
+    _, misses, _, refaults, *_ = replay(references, read_policy(name), 600 * PAGE, 12, standby)
+    assert misses == 2 * 16
+    assert refaults == 398
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_read_ahead_nobody_wanted_leaves(name: str, replay: Replay) -> None:
+    wrong = make_references(np.arange(100, 140), flags=READ_AHEAD)
+    between = make_references(np.tile(np.arange(10_000, 10_700), 3))
+    references = np.concatenate([wrong, between, make_references(np.arange(100, 140))])
+    _, misses, *_ = replay(references, read_policy(name), 600 * PAGE)
+    _, misses_before, *_ = replay(np.concatenate([wrong, between]), read_policy(name), 600 * PAGE)
+    assert misses - misses_before == 40
+
+
+def test_auto_keeps_the_hot_set_beside_a_stream(replay: Replay) -> None:
+    random = np.random.default_rng(6)
+    stream = make_stream(4000)
+    hot = make_references(draw_zipf(random, CAPACITY, 0.9, len(stream)), region=1)
+    references = np.stack([stream, hot], axis=1).ravel()
+    auto = replay(references, Auto(), CAPACITY * PAGE)[1]
+    fifo = replay(references, Fifo(), CAPACITY * PAGE)[1]
+    assert auto <= 0.5 * fifo
+
+
 def simulate_pages(policy: Policy | str, pages: list[int], memory_pages: int, standby: bool = True) -> Simulation:
     array = np.array(pages, np.int64)
     sizes = {0: PAGE}
@@ -255,7 +294,7 @@ def test_simulator_never_holds_more_than_the_memory(
         pages = [run.page + i for run in runs for i in range(run.count)]
         assert len(pages) == len(set(pages))
         if not is_prefetched:
-            assert all(run.segment not in (TRIAL, STANDBY) for run in runs if run.page <= page < run.page + run.count)
+            assert all(run.segment < AHEAD for run in runs if run.page <= page < run.page + run.count)
 
 
 @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 30))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from umappy._simulate.tables import PAGE_BYTES, WHOLE, Frequencies, Ghosts, hash_key
 
-SMALL, MAIN, TRIAL, STANDBY = range(4)
+SMALL, MAIN, AHEAD, TRIAL, STANDBY = range(5)
 MOVES = 2
-READ_AHEAD_SHARE = 128
+AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
 GROUP_SHARES = 32
@@ -25,7 +25,7 @@ USUAL_OVER, RUNS_MIN = 16, 32
 class Run:
     """Adjacent pages that came together."""
 
-    __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "is_untouched", "key", "key_step", "page", "segment",
+    __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "key", "key_step", "page", "segment",
                  "was_main")  # fmt: skip
 
     def __init__(self, key: int, key_step: int, page: int, count: int) -> None:
@@ -37,7 +37,7 @@ class Run:
         self.group: Group
         self.segment = MAIN
         self.heat = 0
-        self.is_untouched = self.is_ghost = self.was_main = False
+        self.is_ghost = self.was_main = False
 
 
 class Queue(OrderedDict[Run, None]):
@@ -54,7 +54,7 @@ class Group:
     def __init__(self, rules: Rules, share: int) -> None:
         self.rules = rules
         self.share = share
-        self.queues = (Queue(), Queue(), Queue(), Queue())
+        self.queues = (Queue(), Queue(), Queue(), Queue(), Queue())
         self.bytes = 0
         self.moved = 0
 
@@ -64,10 +64,10 @@ class Group:
 
     @property
     def has_standby(self) -> bool:
-        return bool(self.queues[TRIAL] or self.queues[STANDBY])
+        return bool(self.queues[AHEAD] or self.queues[TRIAL] or self.queues[STANDBY])
 
     def part(self, share: int) -> int:
-        return self.bytes // WHOLE * share
+        return (self.bytes - self.queues[AHEAD].bytes) // WHOLE * share
 
     def oldest(self, segment: int) -> Run:
         return next(iter(self.queues[segment]))
@@ -114,8 +114,8 @@ class Rules:
         return TRIAL if group.queues[TRIAL] else STANDBY
 
     def is_standby_full(self, group: Group) -> bool:
-        share = self.policy.shares.standby or READ_AHEAD_SHARE
-        return group.queues[TRIAL].bytes + group.queues[STANDBY].bytes >= group.part(share)
+        bytes_waiting = group.queues[TRIAL].bytes + group.queues[STANDBY].bytes
+        return bytes_waiting >= group.part(self.policy.shares.standby)
 
 
 class NewestFirst(Rules):
@@ -165,8 +165,6 @@ class Lfu(Rules):
         return self._meet(group, TRIAL, STANDBY)
 
     def is_standby_full(self, group: Group) -> bool:
-        if not self.policy.keeps:
-            return super().is_standby_full(group)
         return group.queues[SMALL].bytes <= group.part(LFU_SMALL) and group.queues[MAIN].bytes <= group.part(LFU_MAIN)
 
     def _meet(self, group: Group, trial: int, held: int) -> int:
@@ -196,6 +194,7 @@ class PolicyState:
         self.memory = memory
         self.shares = shares
         self.keeps = shares.standby > 0
+        self._clock = 0
         self.ghosts = Ghosts(memory, shares.ghosts) if rules is S3Fifo else None
         self.frequencies: Frequencies | None = None
         self.groups = [Group(rules(self), GROUP_SHARES)]
@@ -206,29 +205,37 @@ class PolicyState:
         if self.frequencies is not None:
             self.frequencies.count(run, 1)
         self._note_miss(group, run)
-        run.is_untouched, run.is_ghost = is_prefetched, is_prefetched and is_ghost
-        group.link(run, group.rules.leave(SMALL) if is_prefetched else group.rules.enter(group, run, is_ghost))
+        run.is_ghost = is_prefetched and is_ghost
+        run.heat = self._ahead_step() if is_prefetched else 0
+        if is_prefetched:
+            self.groups[0].link(run, AHEAD)
+        else:
+            group.link(run, group.rules.enter(group, run, is_ghost))
 
     def refault(self, run: Run) -> None:
         group = run.group
-        if run.is_untouched:
+        if run.segment == AHEAD:
+            run.heat = 0
+            group = self._find_group(run)
             segment = group.rules.enter(group, run, run.is_ghost)
         else:
             if self.frequencies is not None:
                 self.frequencies.count(run, 2)
             segment = group.rules.again(run)
-        run.is_untouched = run.is_ghost = run.was_main = False
-        group.move(run, segment)
+        run.is_ghost = run.was_main = False
+        run.group.unlink(run)
+        group.link(run, segment)
 
     def move_out(self, run: Run) -> None:
-        run.is_untouched = run.is_ghost = False
+        run.is_ghost = False
         run.was_main = run.segment == MAIN
         run.group.moved += 1
         run.group.move(run, run.group.rules.leave(run.segment))
 
     def evicted(self, run: Run) -> None:
         run.group.moved = 0
-        if self.ghosts is not None and not run.is_untouched:
+        self._clock += run.bytes
+        if self.ghosts is not None and run.segment != AHEAD:
             self.ghosts.note(run)
         run.group.unlink(run)
 
@@ -240,7 +247,11 @@ class PolicyState:
             standby = resident
         if not standby.has_standby:
             return False
-        return standby.moved >= MOVES or not standby.has_resident or standby.rules.is_standby_full(standby)
+        if not standby.has_resident or self._is_ahead_stale(standby):
+            return True
+        if not standby.queues[TRIAL] and not standby.queues[STANDBY]:
+            return False
+        return standby.moved >= MOVES or not self.keeps or standby.rules.is_standby_full(standby)
 
     def next_resident(self) -> Run:
         group = self._fullest(lambda g: g.has_resident)
@@ -251,7 +262,20 @@ class PolicyState:
     def next_standby(self) -> Run:
         group = self._fullest(lambda g: g.has_standby)
         assert group is not None
+        waits = group.queues[TRIAL] or group.queues[STANDBY]
+        if not waits or self._is_ahead_stale(group):
+            return group.oldest(AHEAD)
         return group.oldest(group.rules.choose_standby(group))
+
+    def _ahead_step(self) -> int:
+        return self._clock // (self.memory // AHEAD_STEPS + 1) & 0xFF
+
+    def _is_ahead_stale(self, group: Group) -> bool:
+        ahead = group.queues[AHEAD]
+        if not ahead:
+            return False
+        age = self._ahead_step() - group.oldest(AHEAD).heat & 0xFF
+        return ahead.bytes > group.bytes // AHEAD_PART or age >= AHEAD_AGE
 
     def _find_group(self, run: Run) -> Group:
         return self.groups[0]

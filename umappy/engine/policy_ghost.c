@@ -19,7 +19,7 @@ uint64_t um_ghosts_memory(const um_policy_options *options) {
 int um_ghosts_create(um_ghosts *ghosts, const um_policy_options *options) {
   ghosts->bucket_count = count_buckets(options);
   ghosts->unit = um_max(1, options->memory / STEPS);
-  ghosts->reach = (uint32_t)um_policy_part(STEPS * UM_POLICY_WHOLE, options->ghost_share) / UM_POLICY_WHOLE;
+  ghosts->reach = options->ghost_share * STEPS / UM_POLICY_WHOLE;
   ghosts->buckets = um_memory_map(um_ghosts_memory(options));
   return ghosts->buckets ? 0 : -ENOMEM;
 }

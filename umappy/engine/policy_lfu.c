@@ -19,7 +19,7 @@ static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool
   (void)f, (void)ghost;
   uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
   uint32_t rest = SMALL_SHARE + (um_policy_keeps(p) ? TRIAL_SHARE : 0);
-  return held <= um_policy_part(g->bytes, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+  return held <= um_group_part(g, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
 }
 
 static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
@@ -46,7 +46,7 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
 static enum um_segment choose(um_policy *p, um_policy_group *g) {
   if (!um_policy_keeps(p))
     return meet(p, g, UM_SEGMENT_SMALL, UM_SEGMENT_MAIN);
-  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_policy_part(g->bytes, SMALL_SHARE);
+  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE);
   return small || g->queues[UM_SEGMENT_MAIN].head == UM_NIL ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
 }
 
@@ -56,8 +56,8 @@ static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
 
 static bool standby_full(const um_policy *p, const um_policy_group *g) {
   (void)p;
-  return g->queues[UM_SEGMENT_SMALL].bytes <= um_policy_part(g->bytes, SMALL_SHARE) &&
-         g->queues[UM_SEGMENT_MAIN].bytes <= um_policy_part(g->bytes, MAIN_SHARE);
+  return g->queues[UM_SEGMENT_SMALL].bytes <= um_group_part(g, SMALL_SHARE) &&
+         g->queues[UM_SEGMENT_MAIN].bytes <= um_group_part(g, MAIN_SHARE);
 }
 
 const um_policy_rules um_rules_lfu = {
