@@ -1,6 +1,6 @@
 /* policy_ghost.c: which pages left memory lately, in a table of fixed size.
  *
- * Buckets of one cache line; an entry is 16 bits of the page's hash and a stamp of the eviction clock. In a full bucket
+ * Buckets of one cache line; an entry is 15 bits of the page's hash and a stamp of the eviction clock. In a full bucket
  * the oldest entry gives way, so nothing is ever cleaned up: what is beyond the reach does not count. Two pages of one
  * bucket with the same tag are taken for each other, once in some thousand look-ups, and a stamp comes round after 64
  * times the memory was evicted; either costs one wrong guess. */
