@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress bench-sort packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress bench-sort bench-targets packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -26,6 +26,7 @@ help:
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
+	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 
@@ -60,6 +61,10 @@ test-python: .venv-test/installed
 # Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
 bench-sort: .venv/installed
 	.venv/bin/python benchmarks/sort_vs_memmap.py $(BENCH)
+
+# Every target of the speed table against its peer (root); --help tells the rest.
+bench-targets: .venv/installed
+	.venv/bin/python benchmarks/targets.py $(BENCH)
 
 # One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
 stress: .venv-test/installed

@@ -16,12 +16,11 @@ import statistics
 import sys
 import tempfile
 
-from fast_device import open_fast_device
-
-from umappy.cli.cgroup import drop_page_cache, open_cgroup
-from umappy.cli.data import check_file, write_random
+from harness.errors import ContenderError
+from harness.fast_device import open_fast_device
+from rows.sort import sort_once
 from umappy.cli.table import print_table
-from umappy.cli.trial import KINDS, Figures, Stopped, run_trial
+from umappy.cli.trial import KINDS, Figures
 from umappy.sizes import format_size, parse_size
 
 # Of the cgroup, for the interpreter, numpy, and the page cache of their files.
@@ -52,18 +51,11 @@ def measure_round(path: str, size: int, memory: int, limit: int, seed: int) -> d
     """Returns the figures of each kind on the same numbers."""
     figures = {}
     for kind in KINDS:
-        before = write_random(path, size, seed)
-        if not drop_page_cache():
-            sys.exit("cannot drop the page cache: run as root")
-        with open_cgroup(limit) as group:
-            result = run_trial(kind, path, memory, group)
-        after = check_file(path)
-        if isinstance(result, Stopped):
-            sys.exit(f"{kind}: {result.reason}")
-        if not after.is_ordered or after.digest != before:
-            sys.exit(f"{kind}: the sorted file is wrong")
-        print(f"round {seed + 1}, {kind}: {result.seconds:.2f} s", flush=True)
-        figures[kind] = result
+        try:
+            figures[kind] = sort_once(kind, path, size, memory, limit, seed)
+        except ContenderError as error:
+            sys.exit(str(error))
+        print(f"round {seed + 1}, {kind}: {figures[kind].seconds:.2f} s", flush=True)
     return figures
 
 

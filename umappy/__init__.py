@@ -21,6 +21,7 @@ from umappy.region import Region
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
 from umappy.stores import FileStore, Store
+from umappy.take import take
 
 __all__ = [
     "BudgetError",
@@ -44,5 +45,6 @@ __all__ = [
     "default_pager",
     "sort",
     "stores",
+    "take",
     "umap",
 ]

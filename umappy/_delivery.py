@@ -6,8 +6,8 @@ Python does not know that thread. It arrives at that thread's next check for suc
 is exact.
 
 A thread can have one such exception on its way. What fails before it arrives comes with it, as notes. None is sent to a
-thread that is inside a method of a region or a pager: there it could keep a lock from being released. Methods end with
-`Region.check`, which takes back what was held up by that.
+thread that is inside a method of a region or a pager: there it could keep a lock from being released; nor inside
+`take`. These end with `Region.check`, which takes back what was held up by that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAIT_MS = 1000
 RETRY_MS = 10
 """How soon a thread that could not be interrupted is looked at again."""
 _PACKAGE = os.path.dirname(__file__)
-_METHODS = {os.path.join(_PACKAGE, name) for name in ("region.py", "pager.py", "_handle.py", "_delivery.py")}
+_METHODS = {os.path.join(_PACKAGE, name) for name in ("region.py", "pager.py", "take.py", "_handle.py", "_delivery.py")}
 _HELPERS = {contextlib.__file__, threading.__file__}
 
 _regions: weakref.WeakSet[Region] = weakref.WeakSet()

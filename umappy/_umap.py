@@ -7,13 +7,13 @@ import re
 from typing import SupportsIndex
 
 from umappy._engine import lib
-from umappy.config import Config, config
+from umappy.config import Config, ReadAhead, config
 from umappy.pager import Pager, default_pager, make_budget_error
 from umappy.region import Region
 from umappy.sizes import format_size, parse_size
 from umappy.stores import FileStore, Store
 
-PAGE_SIZE_AUTO = 64 << 10
+PAGE_SIZE_AUTO = 4 << 10
 """The page size that "auto" chooses where the budget allows it: see docs/design.md."""
 PAGE_SIZE_LEAST = 4 << 10
 MODES = ("r", "r+", "w+", "x", "readonly", "readwrite", "write")
@@ -27,6 +27,7 @@ def umap(
     mode: str | None = None,
     page_size: SupportsIndex | str | None = None,
     pager: Pager | None = None,
+    readahead: ReadAhead | None = None,
 ) -> Region:
     """Maps a store into memory and returns the region, an `mmap.mmap` of `size` bytes.
 
@@ -34,7 +35,8 @@ def umap(
     "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long
     names; default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of
     two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and
-    closes it.
+    closes it. `readahead` False keeps it from finding streams and reading ahead of them; every fault then fills its page
+    alone.
 
     Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
     BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.
@@ -48,13 +50,14 @@ def umap(
     if not isinstance(pager, Pager | None):
         raise TypeError(f"pager is {pager!r}: wants a umappy.Pager")
     page_wanted = config.resolve(Config.page_size, page_size)
+    ahead = config.resolve(Config.readahead, readahead) is not False
     owner = pager if pager is not None else default_pager()
     page_bytes = _choose_page_size(page_wanted, owner)
     opened = store if isinstance(store, Store) else _open_path(store, bytes_wanted, mode)
     try:
         writable = _choose_writable(opened, mode)
         length = _choose_size(opened, bytes_wanted)
-        return Region._map(opened, length, writable=writable, page_size=page_bytes, pager=owner)
+        return Region._map(opened, length, writable=writable, page_size=page_bytes, pager=owner, readahead=ahead)
     except BaseException:
         if opened is not store:
             opened.close()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from umappy._ranges import find_bounds
 from umappy.region import Region
 
 
@@ -19,22 +20,11 @@ def region_of(a: NDArray[Any]) -> tuple[Region, int] | None:
     region = _find_region(a)
     if region is None:
         return None
-    low, high = _find_bounds(a)
+    low, high = find_bounds(a)
     offset = low - region.address
     if offset < 0 or offset + (high - low) > len(region):
         return None
     return region, offset
-
-
-def _find_bounds(a: NDArray[Any]) -> tuple[int, int]:
-    """Returns the lowest address `a` touches and the one behind the highest."""
-    low = high = a.__array_interface__["data"][0]
-    if a.size == 0:
-        return low, high
-    for length, stride in zip(a.shape, a.strides, strict=True):
-        reach = (length - 1) * stride
-        low, high = low + min(0, reach), high + max(0, reach)
-    return low, high + a.itemsize
 
 
 def _find_region(owner: object) -> Region | None:

@@ -16,6 +16,8 @@ from umappy.sizes import format_size, parse_size
 
 Direct = bool | Literal["auto"]
 Uffd = Literal["auto", "device", "syscall", "user-mode-only"]
+Mechanism = Literal["auto", "copy", "move"]
+ReadAhead = bool | Literal["auto"]
 PageSize = int | Literal["auto"]
 
 Value = TypeVar("Value")
@@ -85,11 +87,11 @@ def read_seconds(value: object, name: str) -> float:
     return seconds
 
 
-def read_direct(value: object, name: str) -> Direct:
+def read_switch(value: object, name: str) -> bool | Literal["auto"]:
     """True, False or "auto"; from text also 1, 0, yes, no, on, off."""
     if isinstance(value, bool):
         return value
-    words: dict[object, Direct] = {"auto": "auto"}
+    words: dict[object, bool | Literal["auto"]] = {"auto": "auto"}
     words |= dict.fromkeys(("true", "1", "yes", "on"), True)
     words |= dict.fromkeys(("false", "0", "no", "off"), False)
     key = value.strip().lower() if isinstance(value, str) else None
@@ -98,12 +100,19 @@ def read_direct(value: object, name: str) -> Direct:
     return words[key]
 
 
-def read_uffd(value: object, name: str) -> Uffd:
-    """How userfaultfd is opened: "auto" tries the other three in their order."""
-    ways = ("auto", "device", "syscall", "user-mode-only")
-    if value not in ways:
-        raise ValueError(f"{name} is {value!r}: wants one of {', '.join(map(repr, ways))}")
-    return cast(Uffd, value)
+def read_choice(*choices: str) -> Callable[[object, str], str]:
+    """A reader of one of these words."""
+
+    def read(value: object, name: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}: wants one of {', '.join(map(repr, choices))}")
+        return cast(str, value)
+
+    return read
+
+
+read_uffd = cast(Callable[[object, str], Uffd], read_choice("auto", "device", "syscall", "user-mode-only"))
+read_mechanism = cast(Callable[[object, str], Mechanism], read_choice("auto", "copy", "move"))
 
 
 def read_temp_dir(value: object, name: str) -> str:
@@ -182,10 +191,14 @@ class Config:
     """How long a failing store is retried and a fault waits for memory."""
     exit_timeout_seconds = Setting[float, float](read_seconds, lambda: 60.0)
     """How long the last flush may take when the interpreter ends."""
-    direct = Setting[Direct, Direct](read_direct, lambda: "auto")
+    direct = Setting[Direct, Direct](read_switch, lambda: "auto")
     """O_DIRECT for files: True, False or "auto", where the file system and the alignment allow it."""
     uffd = Setting[Uffd, Uffd](read_uffd, lambda: "auto")
     """How userfaultfd is opened: "device", "syscall", "user-mode-only", or "auto", which tries them in this order."""
+    mechanism = Setting[Mechanism, Mechanism](read_mechanism, lambda: "auto")
+    """How large runs change places with a region's memory: "copy", "move" (Linux 6.8), or "auto", what is faster here."""
+    readahead = Setting[ReadAhead, ReadAhead](read_switch, lambda: "auto")
+    """Whether regions find streams in their faults and read ahead of them; "auto" is True."""
     temp_dir = Setting[str, str | os.PathLike[str]](read_temp_dir, find_temp_dir)
     """The folder where scratch files go."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, SupportsIndex
 from umappy import _delivery, _exit, errors
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
-from umappy.config import Config, Uffd, config
+from umappy.config import Config, Mechanism, Uffd, config
 from umappy.sizes import format_size, parse_size
 from umappy.stats import Stats, make_stats
 
@@ -25,6 +25,7 @@ _UFFD = {
     "syscall": lib.UM_UFFD_SYSCALL,
     "user-mode-only": lib.UM_UFFD_USER_MODE_ONLY,
 }
+_MECHANISM = {"auto": lib.UM_MECHANISM_AUTO, "copy": lib.UM_MECHANISM_COPY, "move": lib.UM_MECHANISM_MOVE}
 RESERVE_SLICE_MS = 100
 
 
@@ -53,6 +54,7 @@ class Pager:
         high_water: SupportsIndex | str | None = None,
         timeout_seconds: float | None = None,
         uffd: Uffd | None = None,
+        mechanism: Mechanism | None = None,
     ) -> None:
         self._memory = config.resolve(Config.memory, memory)
         low, high = self._choose_water(low_water, high_water)
@@ -64,6 +66,7 @@ class Pager:
             "high_water": high,
             "timeout_ms": round(config.resolve(Config.timeout_seconds, timeout_seconds) * 1000),
             "uffd": _UFFD[config.resolve(Config.uffd, uffd)],
+            "mechanism": _MECHANISM[config.resolve(Config.mechanism, mechanism)],
         }
         out = ffi.new("um_pager **")
         code = lib.um_pager_create(ffi.new("um_pager_options *", options), out)
@@ -71,6 +74,8 @@ class Pager:
             raise make_budget_error(self._memory, 4096, options["fillers"], options["evictors"])
         if code in (-errno.EPERM, -errno.EACCES, -errno.ENOSYS, -errno.ENOENT):
             raise errors.UffdUnavailableError(-code, "/dev/userfaultfd, the system call, the system call for user mode")
+        if code == -errno.EOPNOTSUPP:
+            raise errors.UffdUnavailableError(errno.EOPNOTSUPP, "mechanism='move' (UFFDIO_MOVE, Linux 6.8); 'auto' copies")
         if code:
             raise OSError(-code, f"cannot start a pager: {os.strerror(-code)}")
         self._handle: Handle[um_pager] = Handle(out[0], "the pager")

@@ -9,14 +9,16 @@ import operator
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from umappy import _delivery
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
+from umappy._ranges import Extent, read_pages, read_ranges, read_slice
 from umappy.errors import OP_MEMORY, ClosedError, StoreError, make_forked_error, make_store_error
 from umappy.pager import Pager, make_budget_error
 from umappy.sizes import format_size
@@ -32,6 +34,19 @@ WAIT_SLICE_MS = 100
 GATE_MS = 100
 CLOSE_ATTEMPTS = 100
 MAP_NORESERVE = 0x4000
+_ADVICE = {
+    "normal": lib.UM_ADVISE_NORMAL,
+    "sequential": lib.UM_ADVISE_SEQUENTIAL,
+    "random": lib.UM_ADVISE_RANDOM,
+    "willwrite": lib.UM_ADVISE_WILLWRITE,
+}
+_MADVISE = {
+    mmap.MADV_NORMAL: "normal",
+    mmap.MADV_SEQUENTIAL: "sequential",
+    mmap.MADV_RANDOM: "random",
+    mmap.MADV_WILLNEED: "willneed",
+    mmap.MADV_DONTNEED: "dontneed",
+}
 
 # Called with the GIL held, unlike everything called through `lib`: from here until mmap.close has looked at the
 # exports no other Python thread may run. The engine waits only for system calls meanwhile, never for I/O.
@@ -79,13 +94,13 @@ class Region(mmap.mmap):
         raise TypeError("regions are made by umappy.umap(store, size)")
 
     @classmethod
-    def _map(cls, store: Store, size: int, *, writable: bool, page_size: int, pager: Pager) -> Self:
+    def _map(cls, store: Store, size: int, *, writable: bool, page_size: int, pager: Pager, readahead: bool) -> Self:
         self = _make_mapping(cls, size, writable)
         view = ffi.from_buffer(self)
         address = int(ffi.cast("uintptr_t", view))
         ffi.release(view)
         out = ffi.new("um_region **")
-        options = ffi.new("um_region_options *", {"page_size": page_size, "writable": writable})
+        options = ffi.new("um_region_options *", {"page_size": page_size, "writable": writable, "readahead": readahead})
         store_pointer = store._release()
         try:
             with pager._handle.use() as pager_pointer:
@@ -162,22 +177,86 @@ class Region(mmap.mmap):
         self.check()
         return pages * self._page_size
 
-    def prefetch(self, what: slice | None = None, *, wait: bool = False) -> None:
+    def prefetch(self, what: slice | Sequence[slice] | ArrayLike | None = None, *, wait: bool = False) -> None:
         """Fills pages before anyone asks, in runs of neighbours, and returns at once unless `wait`.
 
-        `what` is a slice of bytes (default: all). It is a hint: of more than half of the budget only the first half is
-        fetched, and pages that cannot be read are left for the fault that asks for them.
+        `what` is a slice of bytes (default: all), a list or tuple of slices, or an array or sequence of byte offsets,
+        in any order, negative ones counting from the end: the pages they lie in are fetched in rising order, by all
+        fillers. It is a hint: of more than half of the budget only the first half is fetched, and pages that cannot be
+        read are left for the fault that asks for them. `umappy.take` does it for an array's indices.
         """
-        start, length = self._check_slice(what)
-        stats = self._pager.stats()
-        length = min(length, max(self._page_size, (stats.memory - stats.overhead) // 2))
-        with self._handle.use() as region:
-            job = lib.um_region_prefetch_start(region, start, length)
-            if wait:
-                self._run(job)
-            else:
-                lib.um_job_release(_check_job(job))
+        limit = self._prefetch_limit()
+        if what is None or isinstance(what, slice):
+            start, length = self._check_slice(what)
+            with self._handle.use() as region:
+                self._finish_prefetch(lib.um_region_prefetch_start(region, start, min(length, limit)), wait)
+        else:
+            self._prefetch_pages(read_pages(what, self._extent, max(1, limit // self._page_size)), wait=wait)
         self.check()
+
+    def _prefetch_limit(self) -> int:
+        """Bytes: half of what the budget can hold of pages, and no less than one page."""
+        stats = self._pager.stats()
+        return max(self._page_size, (stats.memory - stats.overhead) // 2)
+
+    def _prefetch_pages(self, pages: NDArray[np.uint64], *, wait: bool) -> None:
+        """`pages` are sorted, each once."""
+        with self._handle.use() as region:
+            buffer = ffi.from_buffer("uint64_t[]", pages)
+            self._finish_prefetch(lib.um_region_prefetch_pages_start(region, buffer, len(pages)), wait)
+
+    def _finish_prefetch(self, job: um_job, wait: bool) -> None:
+        if wait:
+            self._run(job)
+        else:
+            lib.um_job_release(_check_job(job))
+
+    def advise(self, hint: str, what: slice | Sequence[slice] | NDArray[Any] | None = None) -> None:
+        """Tells the pager how a part of the region will be used. Advice changes speed, never bytes.
+
+        `hint` is one of
+            "normal": nothing is known (takes earlier advice back);
+            "sequential": once, in rising order;
+            "random": here and there, so that neighbours are not worth reading;
+            "willwrite": whole pages will be written, so they are filled ready for that and count as dirty;
+            "willneed": soon: `prefetch`, without waiting;
+            "dontneed": not soon: `evict`, which writes dirty pages to the store first.
+        `what` is a slice of bytes (default: all), a list or tuple of slices, or an array over the region, which stands
+        for the memory from its first to its last byte. Pages that lie partly inside count; for "willwrite" they do not.
+
+        The first four hold for the range until other advice for it. Raises ValueError for other hints, and when there
+        are more separate ranges than the pager remembers (some 4096).
+        """
+        if hint not in _ADVICE and hint not in ("willneed", "dontneed"):
+            raise ValueError(
+                f"hint is {hint!r}: wants one of {', '.join(map(repr, (*_ADVICE, 'willneed', 'dontneed')))}"
+            )
+        self._check_range(0, None)
+        ranges = read_ranges(what, self._extent)
+        if hint == "willneed":
+            self.prefetch([slice(start, start + length) for start, length in ranges])
+        elif hint == "dontneed":
+            for start, length in ranges:
+                self.evict(slice(start, start + length))
+        else:
+            self._set_advice(hint, ranges)
+            self.check()
+
+    def _set_advice(self, hint: str, ranges: list[tuple[int, int]]) -> None:
+        for start, length in ranges:
+            with self._handle.use() as region:
+                code = lib.um_region_advise(region, start, length, _ADVICE[hint])
+            if code == -errno.EACCES:
+                raise TypeError(f"hint is {hint!r}, but the region is read-only; map it with mode='r+'")
+            if code == -errno.ENOSPC:
+                raise ValueError(
+                    f"hint {hint!r} for {len(ranges)} ranges: too many separate ranges with advice of their own; give "
+                    "fewer and larger ones, or take back earlier advice with advise('normal')"
+                )
+            if code == -errno.ENOMEM:
+                raise MemoryError("no memory for advice within the budget")
+            if code:
+                raise make_store_error(-code, op=OP_MEMORY, offset=start, length=length)
 
     def overwrite(self, offset: SupportsIndex, data: Any) -> None:
         """Writes `data`, any contiguous buffer, at byte `offset`, without reading pages that lie wholly inside.
@@ -257,20 +336,17 @@ class Region(mmap.mmap):
             return lib.um_region_retry(region)
 
     def madvise(self, option: SupportsIndex, start: SupportsIndex = 0, length: SupportsIndex | None = None, /) -> None:
-        """`mmap.madvise` through the pager: MADV_WILLNEED prefetches, MADV_DONTNEED evicts (writing back first).
+        """`mmap.madvise` through the pager, which is `advise`: MADV_DONTNEED writes dirty pages back first.
 
-        MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL are accepted and change nothing; others are a ValueError.
+        It takes MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED and _DONTNEED; others are a ValueError.
         """
         begin, size = self._check_range(start, length)
         what, advice = slice(begin, begin + size), operator.index(option)
-        if advice == mmap.MADV_WILLNEED:
-            self.prefetch(what)
-        elif advice == mmap.MADV_DONTNEED:
-            self.evict(what)
-        elif advice not in (mmap.MADV_NORMAL, mmap.MADV_RANDOM, mmap.MADV_SEQUENTIAL):
+        if advice not in _MADVISE:
             raise ValueError(
                 f"madvise({advice}): a region takes MADV_NORMAL, _RANDOM, _SEQUENTIAL, _WILLNEED and _DONTNEED"
             )
+        self.advise(_MADVISE[advice], what)
 
     def resize(self, newsize: SupportsIndex, /) -> NoReturn:
         raise TypeError("a region cannot be resized; close it and umap the store with the new size")
@@ -419,10 +495,11 @@ class Region(mmap.mmap):
         if not isinstance(what, slice):
             raise TypeError(f"{what!r}: wants a slice of bytes, as in slice(start, stop)")
         self._check_range(0, None)
-        start, stop, step = what.indices(len(self))
-        if step != 1:
-            raise ValueError(f"{what!r}: wants a slice without a step")
-        return start, max(0, stop - start)
+        return read_slice(what, self._extent)
+
+    @property
+    def _extent(self) -> Extent:
+        return Extent(self._address, len(self), self._page_size)
 
 
 def _make_mapping(cls: type[_Region], size: int, writable: bool) -> _Region:

@@ -25,6 +25,8 @@ class Residency(enum.IntEnum):
     """Being filled or evicted just now."""
     FAILED = 4
     """In memory, but filled with 0xFF: the store could not be read."""
+    STANDBY = 5
+    """Not mapped, but its bytes are still in memory, or were read ahead: touching it needs no store."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,20 @@ class Stats:
     fill_errors: int
     write_errors: int
     retries: int
+    readahead: int
+    """Pages read ahead of a stream,"""
+    readahead_used: int
+    """of these, touched,"""
+    readahead_wasted: int
+    """and given up untouched."""
+    standby_hits: int
+    """Pages evicted, touched again, and taken back without the store."""
+    pinned: int
+    """Evictions that found a device's pin and left the page in place."""
+    standby: int
+    """Bytes not mapped, but still in memory."""
+    idle: int
+    """Bytes of `used` that hold nothing, kept warm for the next fills: the pager's."""
     fault_ns: tuple[int, ...]
     """Element i counts faults that took from 2**i to 2**(i+1) nanoseconds from being read to being served."""
     fillers: int

@@ -69,7 +69,14 @@ static void latch_forked(um_store *store) {
   inner->ops->forked(inner);
 }
 
-static const um_store_ops latch_ops = {"latch", latch_read, latch_write, latch_flush, latch_close, latch_forked};
+static const um_store_ops latch_ops = {
+    .name = "latch",
+    .read = latch_read,
+    .write = latch_write,
+    .flush = latch_flush,
+    .close = latch_close,
+    .forked = latch_forked,
+};
 
 um_store *latch_open(um_store *inner) {
   latch *self = calloc(1, sizeof *self);

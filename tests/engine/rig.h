@@ -19,6 +19,7 @@ typedef struct rig_options {
   uint32_t evictors;   /* 0: 1 */
   uint32_t timeout_ms; /* 0: 10 s */
   bool read_only;
+  bool readahead;
   bool sparse;     /* no pattern: the file is a hole */
   bool faults;     /* a fault store lies before the file store */
   bool latch;      /* a latch lies before that */
@@ -46,6 +47,7 @@ void rig_close(rig *r);
 void rig_end(rig *r);
 void rig_discard(rig *r); /* close without flush; the file stays open likewise */
 
+uint32_t rig_mechanism(void); /* UMAPPY_MECHANISM in the environment: auto, copy, move */
 um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32_t timeout_ms);
 int rig_file(uint64_t size, bool sparse, char path[64]); /* unlink it once it is open */
 uint8_t *rig_map(uint64_t size);

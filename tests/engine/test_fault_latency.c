@@ -1,6 +1,10 @@
 /* What a fault costs above the least it can: a bare uffd loop that answers each fault from memory, against the engine
  * filling the same 4 KiB pages from a file in memory. Prints both; fails only when the engine is out of all proportion.
- */
+ *
+ *     test_fault_latency [FAULTING SERVING]
+ *
+ * keeps the thread that faults on one core and those that serve it on another, or on the same: else it is the scheduler
+ * that makes most of the difference, and not the same one each time. */
 #define _GNU_SOURCE
 #include "rig.h"
 #include "uffd.h"
@@ -11,6 +15,17 @@
 #include <unistd.h>
 
 #define PAGES 4096u
+
+static int faulting_core = -1, serving_core = -1; /* -1: any */
+
+static void move_to(int core) {
+  if (core < 0)
+    return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((unsigned)core, &set);
+  CHECK_EQUAL(sched_setaffinity(0, sizeof set, &set), 0);
+}
 
 static int by_value(const void *a, const void *b) {
   uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -55,7 +70,9 @@ static uint64_t measure_bare(void) {
   uint8_t *bytes = rig_map(PAGES * 4096);
   CHECK_EQUAL(madvise(bytes, PAGES * 4096, MADV_NOHUGEPAGE), 0);
   CHECK_EQUAL(um_uffd_register(b.uffd, (uintptr_t)bytes, PAGES * 4096), 0);
+  move_to(serving_core); /* threads begin where their maker is */
   pthread_t thread = rig_thread(answer, &b);
+  move_to(faulting_core);
   uint64_t median = measure(bytes);
   atomic_store(&b.stop, true);
   pthread_join(thread, NULL);
@@ -65,7 +82,9 @@ static uint64_t measure_bare(void) {
 
 static uint64_t measure_engine(uint64_t memory) {
   rig r;
+  move_to(serving_core);
   rig_open(&r, &(rig_options){.size = PAGES * 4096, .memory = memory, .fillers = 3, .read_only = true});
+  move_to(faulting_core);
   uint64_t median = measure(r.bytes);
   um_stats s = rig_stats(&r);
   CHECK_EQUAL(s.read_faults, PAGES);
@@ -84,7 +103,9 @@ static void test_fault_costs_little_more_than_a_bare_loop(void) {
   CHECK(tight < 20 * loop + 400000 * SLOWER);
 }
 
-int main(void) {
+int main(int count, char **arguments) {
+  if (count == 3)
+    faulting_core = atoi(arguments[1]), serving_core = atoi(arguments[2]);
   watchdog_start(20);
   RUN(test_fault_costs_little_more_than_a_bare_loop);
   watchdog_pet("the end");

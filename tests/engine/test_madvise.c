@@ -183,6 +183,7 @@ static void test_hole_in_a_page_written_in_pieces_is_lost(void) {
   rig r;
   rig_open(&r, &(rig_options){.size = 8 << 20, .page_size = 2 << 20, .latch = true});
   rig_write(&r, 0, 5);
+  rig_write(&r, 3 << 19, 6);
   latch_arm(r.latch, UM_OP_WRITE);
   call flushing = {.rig = &r};
   pthread_t flusher = rig_thread(write_back, &flushing);

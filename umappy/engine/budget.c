@@ -1,6 +1,7 @@
 /* budget.c: one number, `used`, holds everything of ours that is resident: pages (reserved before they are filled),
  * staging buffers, descriptors, page words, page tables, and what callers reserve for their own buffers. Pages are
- * refused when they do not fit, with the bookkeeping they need. */
+ * refused when they do not fit, with the bookkeeping they need. Chunks that nobody uses and runs on standby are in
+ * `used` and yet free: um_memory_make gives them back at once, without I/O. */
 #include "internal.h"
 
 static void raise_peak(um_pager *p, uint64_t used) {
@@ -9,21 +10,30 @@ static void raise_peak(um_pager *p, uint64_t used) {
     ;
 }
 
-uint64_t um_budget_free(um_pager *p) {
+static uint64_t spare(um_pager *p, uint64_t idle) {
   uint64_t used = atomic_load(&p->used);
-  return used < p->memory ? p->memory - used : 0;
+  return (used < p->memory ? p->memory - used : 0) + um_min(idle, used);
+}
+
+uint64_t um_budget_free(um_pager *p) {
+  return spare(p, atomic_load(&p->pool.idle) + atomic_load(&p->standby_bytes));
+}
+
+/* Runs on standby do not count here: they were read for somebody, and evictors make room for what comes after them. */
+static uint64_t unused(um_pager *p) {
+  return spare(p, atomic_load(&p->pool.idle));
 }
 
 /* The low water is never below what one fill needs, or evictors would rest while a fill starves. */
 bool um_budget_low(um_pager *p) {
   uint64_t low = um_max(p->low_water, 2 * atomic_load(&p->emergency));
-  return um_budget_free(p) < low + atomic_load(&p->wanted);
+  return unused(p) < low + atomic_load(&p->wanted);
 }
 
 uint64_t um_budget_short(um_pager *p) {
   uint64_t high = um_max(p->high_water, 3 * atomic_load(&p->emergency)) + atomic_load(&p->wanted);
-  uint64_t unused = um_budget_free(p);
-  return high > unused ? high - unused : 0;
+  uint64_t free_ = unused(p);
+  return high > free_ ? high - free_ : 0;
 }
 
 bool um_budget_try(um_pager *p, uint64_t bytes, uint64_t keep) {

@@ -1,23 +1,40 @@
 /* evict.c: giving memory back.
  *
- * The eviction list is a FIFO over resident pages; a page that gets its first write goes on as it stands, one that was
- * written to while it was being written back starts anew. Phases of a batch:
- *   1  pick: from the old end, pages past their grace; clean ones become EVICTING, dirty ones WRITING
+ * The eviction list is a FIFO over resident runs; one that gets its first write goes on as it stands, one of which
+ * pages stay (busy, written to while they were being written back) starts anew. Phases of a batch:
+ *   1  pick: from the old end, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they can be
+ *      moved out, else WRITING
  *   2  sort by address
- *   3  drop the clean ones, a run of neighbours by one call: memory comes free at once
- *   4  write the dirty ones, taking dirty neighbours along, then drop those that stayed clean */
+ *   3  drop the clean ones, all by one call where the kernel can: memory comes free at once. Whole chunks are moved out
+ *      and serve again as they are
+ *   4  move out what was ever writable, and write what of it is dirty (leave.c)
+ *   5  where that cannot be, write the dirty ones, taking dirty neighbours along, and drop those that stayed clean
+ *   6  settle: runs that kept pages go to the young end
+ *
+ * A run stays on the list, marked as picked, while an evictor works on it; it leaves with its last page. */
+#include "blocks.h"
+#include "leave.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
 
-#define BATCH 64
+#include <sys/uio.h>
+
+#define BATCH 64     /* stretches of pages, clean and dirty each */
 #define LOOK 256     /* list entries looked at for a batch */
-#define CLAIM_RUNS 4 /* runs claimed at once: what is WRITING can neither leave nor be written by a flush */
+#define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
-typedef struct victim {
-  um_region *region;
-  uint64_t page;
-} victim;
+typedef um_leaving victim;
+
+typedef struct batch {
+  victim clean[BATCH], moving[BATCH];  /* EVICTING, inside their gates: to be dropped, to be moved out */
+  victim leaving[BATCH], dirty[BATCH]; /* LEAVING, WRITING: these keep their gates from closing */
+  um_frame_id frames[LOOK];
+  uint32_t cleans, movings, leavings, dirties, picked;
+  uint64_t bytes, claimed; /* in all, and to be written */
+  uint64_t now;
+} batch;
 
 void um_evict_ask(um_pager *p) {
   if (atomic_load(&p->evict_asked) || atomic_exchange(&p->evict_asked, true))
@@ -27,72 +44,157 @@ void um_evict_ask(um_pager *p) {
   pthread_mutex_unlock(&p->lock);
 }
 
-/* The pages are EVICTING and the caller's. */
-uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count) {
+/* The memory is gone, the pages are EVICTING and the caller's. */
+static uint64_t let_go(um_region *r, uint64_t first, uint64_t count) {
   um_pager *p = r->pager;
   uint64_t memory = um_run_memory(r, first, count);
-  p->mechanism->drop(r, um_page_address(r, first), memory);
-  for (uint64_t page = first; page < first + count; page++)
-    um_page_absent(r, page);
+  um_run_absent(r, first, count);
   UM_COUNT(r, evictions, count);
   atomic_fetch_add(&p->freed, memory);
   um_budget_release(p, memory);
   return memory;
 }
 
-/* frames_lock held. Takes a clean or failed page off the list, inside its region's gate; false: not this one. */
-static bool take_clean(um_pager *p, um_frame_id id) {
+uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count) {
+  um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
+  return let_go(r, first, count);
+}
+
+static bool is_whole_chunk(const victim *v) {
+  um_region *r = v->region;
+  return r->moves && v->count == um_chunk_pages(r) && um_chunk_first(r, v->page) == v->page;
+}
+
+/* Pages that were never writable are dropped, chunks excepted: they cannot hold what the store does not have. */
+static bool must_move(const um_region *r, const um_frame *f) {
+  return r->moves && atomic_load(&f->opened);
+}
+
+/* frames_lock held. Takes stretches of a run's pages that are in a state of `from`; how many. `most` stretches, of
+ * `limit` pages. What becomes EVICTING stays inside its region's gate, once a stretch. */
+static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state to, uint64_t limit, victim *out,
+                     uint32_t most) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  if (!um_gate_enter(r))
-    return false;
-  um_word w = um_page_load(r, f->page);
-  enum um_state state = um_word_state(w);
-  if ((state == UM_CLEAN || state == UM_FAILED) && !(w & UM_BUSY) && um_word_frame(w) == id &&
-      um_page_change(r, f->page, &w, um_word_make(UM_EVICTING, 0, id))) {
-    um_frame_unlink(p, id);
-    return true;
+  uint32_t taken = 0;
+  if (most == 0 || !um_gate_enter(r))
+    return 0;
+  for (uint64_t page = f->page, end = page + f->count; page < end && taken < most;) {
+    uint64_t n = um_run_take(r, page, um_min(limit, end - page), from, id, to);
+    if (n && to == UM_EVICTING)
+      (void)um_gate_enter(r); /* it cannot be closed: this thread is inside */
+    if (n)
+      out[taken++] = (victim){.region = r, .page = page, .count = n, .dirty = to != UM_EVICTING};
+    page += um_max(n, 1);
   }
   um_gate_leave(r);
-  return false;
+  return taken;
+}
+
+#define CLEAN_OR_FAILED (UM_IN(UM_CLEAN) | UM_IN(UM_FAILED))
+
+/* Inside the gate, which it leaves. */
+static uint64_t drop_one(um_pager *p, victim *v, bool move) {
+  um_region *r = v->region;
+  uint64_t freed = move                ? um_leave_group(p, NULL, v, 1)
+                   : is_whole_chunk(v) ? um_leave_chunk(r, v->page)
+                                       : um_evict_drop(r, v->page, v->count);
+  um_gate_leave(r);
+  return freed;
 }
 
 /* For a filler that found no memory: it does not wait behind write-back. */
 bool um_evict_one_clean(um_pager *p) {
   uint64_t now = um_now_ns();
+  victim v;
+  uint32_t taken = 0;
+  bool move = false;
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_id id = p->list_head;
-  for (int looked = 0; id != UM_NIL && looked < BATCH; looked++, id = p->frames[id].next) {
-    um_region *r = p->frames[id].region;
-    uint64_t page = p->frames[id].page;
-    if (!um_frame_aged(p, &p->frames[id], now) || !take_clean(p, id))
+  um_frame_id id = p->resident.head;
+  for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = p->frames[id].next) {
+    um_frame *f = &p->frames[id];
+    if (f->picked || !um_frame_aged(p, f, now))
       continue;
-    pthread_mutex_unlock(&p->frames_lock);
-    um_evict_drop(r, page, 1);
-    um_gate_leave(r);
-    return true;
+    taken = take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
+    move = must_move(f->region, f);
   }
   pthread_mutex_unlock(&p->frames_lock);
+  return taken && drop_one(p, &v, move) > 0;
+}
+
+bool um_memory_make(um_pager *p) {
+  return um_pool_trim(p) || um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
+}
+
+static bool has_dirty(um_pager *p, um_frame_id id) { /* frames_lock held */
+  um_frame *f = &p->frames[id];
+  for (uint64_t page = f->page; page < f->page + f->count; page++) {
+    um_word w = um_page_load(f->region, page);
+    if (um_word_state(w) == UM_DIRTY && um_word_frame(w) == id)
+      return true;
+  }
   return false;
 }
 
-/* frames_lock held. WRITING keeps the gate from closing, so the gate can be left until the write. A dirty page whose
- * store is failing goes to the young end, or clean pages behind it would never be looked at. */
-static bool take_dirty(um_pager *p, um_frame_id id, uint64_t now) {
-  um_frame *f = &p->frames[id];
-  um_region *r = f->region;
-  if (!um_gate_enter(r))
-    return false;
-  um_word w = um_page_load(r, f->page);
-  bool dirty = um_word_state(w) == UM_DIRTY && !(w & UM_BUSY) && um_word_frame(w) == id, took = false;
-  if (dirty && now < atomic_load(&r->write_backoff_ns))
-    um_frame_relist(p, id);
-  else if (dirty)
-    took = um_page_change(r, f->page, &w, um_word_make(UM_WRITING, UM_COPYING, id));
-  if (took)
-    um_frame_unlink(p, id);
-  um_gate_leave(r);
-  return took;
+/* Counts what was taken, in bytes. */
+static uint64_t note(batch *b, const um_region *r, const victim *v, uint32_t *count, uint32_t taken) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < taken; i++)
+    bytes += v[*count + i].count << r->page_shift;
+  *count += taken;
+  b->bytes += bytes;
+  return bytes;
+}
+
+/* Phase 1. A dirty run whose store is failing goes to the young end, or clean ones behind it would never be looked at.
+ */
+static void pick(um_worker *w, batch *b) {
+  um_pager *p = w->pager;
+  uint64_t target = um_budget_short(p), most = CLAIM_RUNS * w->staging_size;
+  pthread_mutex_lock(&p->frames_lock);
+  um_frame_id id = p->resident.head, next;
+  for (int looked = 0; id != UM_NIL && looked < LOOK && b->bytes < target; looked++, id = next) {
+    um_frame *f = &p->frames[id];
+    um_region *r = f->region;
+    next = f->next;
+    if (f->picked || !um_frame_aged(p, f, b->now))
+      continue;
+    bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns);
+    uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
+    if (move)
+      note(b, r, b->moving, &b->movings,
+           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
+    else
+      note(b, r, b->clean, &b->cleans,
+           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans, BATCH - b->cleans));
+    if (!writes && has_dirty(p, id))
+      um_frame_relist(p, id, UM_LIST_RESIDENT);
+    else if (writes && b->claimed < most && r->moves)
+      b->claimed +=
+          note(b, r, b->leaving, &b->leavings,
+               take(p, id, UM_IN(UM_DIRTY), UM_LEAVING, limit, b->leaving + b->leavings, BATCH - b->leavings));
+    else if (writes && b->claimed < most)
+      b->claimed += note(b, r, b->dirty, &b->dirties,
+                         take(p, id, UM_IN(UM_DIRTY), UM_WRITING, limit, b->dirty + b->dirties, BATCH - b->dirties));
+    if (b->bytes > bytes) {
+      f->picked = true;
+      b->frames[b->picked++] = id;
+    }
+  }
+  pthread_mutex_unlock(&p->frames_lock);
+}
+
+/* Phase 6. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
+static void settle(um_pager *p, const batch *b) {
+  pthread_mutex_lock(&p->frames_lock);
+  for (uint32_t i = 0; i < b->picked; i++) {
+    um_frame *f = &p->frames[b->frames[i]];
+    if (!f->picked || f->list != UM_LIST_RESIDENT)
+      continue;
+    f->picked = false;
+    um_frame_relist(p, b->frames[i], UM_LIST_RESIDENT);
+  }
+  pthread_mutex_unlock(&p->frames_lock);
 }
 
 static int by_address(const void *a, const void *b) {
@@ -101,16 +203,45 @@ static int by_address(const void *a, const void *b) {
   return left < right ? -1 : left > right;
 }
 
-/* How many of the victims from `v` on are neighbours that fit one run. */
-static uint64_t neighbours(const victim *v, uint64_t left, uint64_t limit) {
-  uint64_t n = 1;
-  while (n < left && n < limit && v[n].region == v->region && v[n].page == v->page + n)
-    n++;
-  return n;
+/* Makes one of neighbours, up to so many bytes each. */
+static uint32_t merge(victim *v, uint32_t count, uint64_t bytes) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    victim *last = kept ? &v[kept - 1] : NULL;
+    if (last && last->region == v[i].region && last->page + last->count == v[i].page &&
+        last->count + v[i].count <= um_run_limit(v[i].region, bytes))
+      last->count += v[i].count;
+    else
+      v[kept++] = v[i];
+  }
+  return kept;
+}
+
+/* Phase 3; all are inside their gates, and leave them. */
+static uint64_t drop_clean(um_pager *p, victim *v, uint32_t count) {
+  struct iovec ranges[BATCH];
+  uint32_t scattered = 0;
+  uint64_t freed = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    if (is_whole_chunk(&v[i])) {
+      freed += drop_one(p, &v[i], false);
+      continue;
+    }
+    ranges[scattered].iov_base = (void *)um_page_address(v[i].region, v[i].page);
+    ranges[scattered].iov_len = um_run_memory(v[i].region, v[i].page, v[i].count);
+    v[scattered++] = v[i];
+  }
+  uint32_t done = scattered > 1 ? um_memory_drop_many(p, ranges, scattered) : 0;
+  for (uint32_t i = 0; i < scattered; i++) {
+    um_region *r = v[i].region;
+    freed += i < done ? let_go(r, v[i].page, v[i].count) : um_evict_drop(r, v[i].page, v[i].count);
+    um_gate_leave(r);
+  }
+  return freed;
 }
 
 /* A store that fails is asked again after a pause, and reported once until it takes a write. */
-static void note_write(um_region *r, int code, um_error *error) {
+void um_evict_note_write(um_region *r, int code, um_error *error) {
   um_pager *p = r->pager;
   if (code == -UM_EDROPPED) {
     um_error_record(r, error, 0);
@@ -130,22 +261,12 @@ static void note_write(um_region *r, int code, um_error *error) {
     um_error_record(r, error, 0);
 }
 
-/* Claimed, but not to be written after all. */
-static void put_back(const victim *v, uint64_t count) {
-  bool evict[BATCH];
-  memset(evict, 1, count);
-  um_gate_enter_wait(v->region);
-  um_writeback_finish(v->region, v->page, count, -ECANCELED, evict);
-  um_gate_leave(v->region);
-}
-
-static uint64_t write_and_drop(um_worker *w, const victim *v, uint64_t count) {
-  um_region *r = v->region;
+/* The pages are WRITING and the caller's; inside the gate. Dirty neighbours are taken along. */
+static uint64_t write_and_drop(um_worker *w, um_region *r, uint64_t first, uint64_t count) {
   bool evict[RUN_PAGES];
-  uint64_t limit = um_max(1, w->staging_size >> r->page_shift), first = v->page, total = count;
+  uint64_t limit = um_run_limit(r, w->staging_size), total = count;
   um_error error = {0};
   memset(evict, 1, count);
-  um_gate_enter_wait(r);
   while (total < limit && first > 0 && um_writeback_claim(r, first - 1, 1)) {
     memmove(evict + 1, evict, total);
     evict[0] = false;
@@ -157,55 +278,67 @@ static uint64_t write_and_drop(um_worker *w, const victim *v, uint64_t count) {
     memset(evict + total, 0, more);
     total += more;
   }
-  int code = um_writeback_run(w, r, first, total, &error);
+  int code =
+      um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : um_writeback_run(w, r, first, total, &error);
   uint64_t freed = um_writeback_finish(r, first, total, code, evict);
-  note_write(r, code, &error);
+  if (code != -ECANCELED) /* a run before this one failed */
+    um_evict_note_write(r, code, &error);
+  return freed;
+}
+
+/* It could not be moved: it has a hole, or is locked. */
+static uint64_t write_in_place(um_worker *w, const victim *v) {
+  um_region *r = v->region;
+  if (!um_gate_enter(r))
+    return 0;
+  uint64_t n = um_writeback_claim(r, v->page, um_min(v->count, um_run_limit(r, w->staging_size)));
+  uint64_t freed = n ? write_and_drop(w, r, v->page, n) : 0;
   um_gate_leave(r);
+  return freed;
+}
+
+/* Phase 4. Neighbours are one stretch, moved and written together. */
+static uint64_t leave(um_worker *w, batch *b) {
+  uint64_t freed = 0;
+  for (uint32_t i = 0, n; i < b->leavings; i += n) {
+    uint64_t bytes = 0;
+    for (n = 0; i + n < b->leavings; n++) {
+      uint64_t more = um_run_memory(b->leaving[i + n].region, b->leaving[i + n].page, b->leaving[i + n].count);
+      if (bytes + more > UM_CHUNK)
+        break;
+      bytes += more;
+    }
+    freed += um_leave_group(w->pager, w, &b->leaving[i], n);
+    for (uint32_t k = i; k < i + n; k++) /* a pinned one is asked again later, one whose store fails too */
+      if (b->leaving[k].failed && b->leaving[k].failed != -EBUSY && b->leaving[k].unmoved)
+        freed += write_in_place(w, &b->leaving[k]);
+  }
   return freed;
 }
 
 uint64_t um_evict_batch(um_worker *w) {
   um_pager *p = w->pager;
-  victim clean[BATCH], dirty[BATCH];
-  uint64_t cleans = 0, dirties = 0, picked = 0, claimed = 0, freed = 0, now = um_now_ns(), target = um_budget_short(p);
-
-  pthread_mutex_lock(&p->frames_lock);
-  um_frame_id id = p->list_head, next;
-  for (int looked = 0; id != UM_NIL && looked < LOOK && picked < target; looked++, id = next) {
-    um_frame *f = &p->frames[id];
-    next = f->next;
-    if (!um_frame_aged(p, f, now))
-      continue;
-    victim v = {f->region, f->page};
-    if (cleans < BATCH && take_clean(p, id)) {
-      clean[cleans++] = v;
-    } else if (dirties < BATCH && claimed < CLAIM_RUNS * w->staging_size && take_dirty(p, id, now)) {
-      dirty[dirties++] = v;
-      claimed += v.region->page_size;
-    } else {
-      continue;
-    }
-    picked += v.region->page_size;
+  batch b;
+  uint64_t freed;
+  b.cleans = b.movings = b.leavings = b.dirties = b.picked = 0;
+  b.bytes = b.claimed = 0;
+  b.now = um_now_ns();
+  pick(w, &b);
+  qsort(b.clean, b.cleans, sizeof *b.clean, by_address);
+  qsort(b.leaving, b.leavings, sizeof *b.leaving, by_address);
+  qsort(b.dirty, b.dirties, sizeof *b.dirty, by_address);
+  b.leavings = merge(b.leaving, b.leavings, UM_CHUNK);
+  b.dirties = merge(b.dirty, b.dirties, w->staging_size);
+  freed = drop_clean(p, b.clean, b.cleans);
+  for (uint32_t i = 0; i < b.movings; i++)
+    freed += drop_one(p, &b.moving[i], true);
+  freed += leave(w, &b);
+  for (uint32_t i = 0; i < b.dirties; i++) {
+    um_region *r = b.dirty[i].region;
+    um_gate_enter_wait(r);
+    freed += write_and_drop(w, r, b.dirty[i].page, b.dirty[i].count);
+    um_gate_leave(r);
   }
-  pthread_mutex_unlock(&p->frames_lock);
-
-  qsort(clean, cleans, sizeof *clean, by_address);
-  qsort(dirty, dirties, sizeof *dirty, by_address);
-
-  for (uint64_t i = 0, n; i < cleans; i += n) {
-    n = neighbours(clean + i, cleans - i, cleans - i);
-    um_region *r = clean[i].region;
-    freed += um_evict_drop(r, clean[i].page, n);
-    for (uint64_t k = 0; k < n; k++)
-      um_gate_leave(r);
-  }
-  for (uint64_t i = 0, n; i < dirties; i += n) {
-    um_region *r = dirty[i].region;
-    n = neighbours(dirty + i, dirties - i, um_max(1, w->staging_size >> r->page_shift));
-    if (um_now_ns() < atomic_load(&r->write_backoff_ns)) /* a run before this one failed */
-      put_back(dirty + i, n);
-    else
-      freed += write_and_drop(w, dirty + i, n);
-  }
+  settle(p, &b);
   return freed;
 }

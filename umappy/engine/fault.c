@@ -3,7 +3,8 @@
  *
  * Races, by the state a message finds:
  *  - fill against fault: FILLING. The filler's wake, after the state is final, is still to come.
- *  - evict against fault: EVICTING. WAITER; the wake after ABSENT sends the thread back for a fill.
+ *  - reclaim against fault: STANDBY. Whoever changes the word of the run's first page first has all of it (standby.c).
+ *  - evict against fault: EVICTING, LEAVING. WAITER; the wake after ABSENT sends the thread back for a fill.
  *  - evict against write: CLEAN and a write. Who changes the word first wins: either the page becomes DIRTY and the
  *    evictor's exchange fails, or EVICTING and the writer waits. No write can fall between the two, the page is
  *    protected until the word says DIRTY.
@@ -12,9 +13,14 @@
  *    CLEAN again would lose every later write.
  *  - the user's own madvise against everything: a missing page where the state says there is one. The kernel is asked,
  *    and what is gone is repaired: read again if the store has it, else FAILED. */
+#include "advise.h"
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "readahead.h"
 #include "uffd.h"
+
+#include <sched.h>
 
 /* Lets go of a page that was BUSY; `also` are flags to leave behind. */
 static void unbusy(um_region *r, uint64_t page, um_word also) {
@@ -26,18 +32,42 @@ static void unbusy(um_region *r, uint64_t page, um_word also) {
 }
 
 /* CLEAN, DIRTY or WRITING and a write: the word first (it is final before the wake), then the memory. */
-static bool unprotect(um_region *r, uint64_t page, um_word w) {
+static bool unprotect(um_region *r, uint64_t page, uint64_t offset, um_word w) {
   enum um_state state = um_word_state(w) == UM_WRITING ? UM_WRITING : UM_DIRTY;
   um_word flags = (w & (UM_COPYING | UM_LOST | UM_WAITER)) | (state == UM_WRITING ? UM_REDIRTIED : 0);
   um_pager *p = r->pager;
   um_frame_id id = um_word_frame(w);
   if (!um_page_change(r, page, &w, um_word_make(state, flags | UM_BUSY, id)))
     return false;
-  p->frames[id].born_ns = um_now_ns();
-  if (um_uffd_unprotect(p->uffd, um_page_address(r, page), um_page_memory(r, page)))
-    um_page_wake(r, page, 1); /* the mapping is changing under us: it faults again */
+  um_frame *f = &p->frames[id];
+  atomic_store(&f->born_ns, um_now_ns());
+  atomic_store(&f->opened, true);
+  um_blocks_open(r, f, page, offset);
   unbusy(r, page, 0);
   return true;
+}
+
+/* A stream that writes page after page: its neighbours that are CLEAN too, by one call. The page itself is done by its
+ * own message. */
+static void unprotect_neighbours(um_region *r, uint64_t first, uint64_t count) {
+  um_pager *p = r->pager;
+  uint64_t taken = 0;
+  while (taken < count) {
+    um_word w = um_page_load(r, first + taken);
+    um_frame_id id = um_word_frame(w);
+    if (um_word_state(w) != UM_CLEAN || (w & UM_BUSY))
+      break;
+    if (um_page_change(r, first + taken, &w, um_word_make(UM_DIRTY, UM_BUSY | (w & UM_WAITER), id))) {
+      atomic_store(&p->frames[id].opened, true);
+      taken++;
+    }
+  }
+  if (taken == 0)
+    return;
+  if (um_uffd_unprotect(p->uffd, um_page_address(r, first), um_run_memory(r, first, taken)))
+    um_page_wake(r, first, taken);
+  for (uint64_t page = first; page < first + taken; page++)
+    unbusy(r, page, 0);
 }
 
 static void record_dropped(um_region *r, uint64_t page, uint32_t thread_id) {
@@ -53,7 +83,6 @@ static bool drop(um_region *r, uint64_t page, um_word w) {
   um_frame_id id = um_word_frame(w);
   if (!um_page_change(r, page, &w, um_word_make(UM_EVICTING, w & UM_WAITER, id)))
     return false;
-  um_frame_unlist(r->pager, id);
   um_evict_drop(r, page, 1);
   return true;
 }
@@ -64,14 +93,52 @@ static enum outcome wait_for_owner(um_region *r, uint64_t page, um_word w) {
   return um_page_change(r, page, &w, w | UM_WAITER) ? DONE : AGAIN;
 }
 
+/* What evictors found to be wasted, for the detector, which is the leader's. */
+static void note_waste(um_region *r) {
+  if (atomic_load_explicit(&r->wasted, memory_order_relaxed) && atomic_exchange(&r->wasted, 0))
+    um_readahead_wasted(r->readahead, atomic_load(&r->wasted_page), um_chunk_pages(r));
+}
+
+/* What a fault on an absent page should fetch; 0 plans: the page alone. */
+static unsigned plan(um_region *r, uint64_t page, bool write, uint32_t thread_id, um_run_plan *plans) {
+  uint64_t first, end;
+  enum um_advice advice = um_advise_range(r, page, &first, &end);
+  bool willwrite = r->writable && advice == UM_ADVICE_WILLWRITE;
+  plans[0] = (um_run_plan){.first = page, .count = 1, .write = willwrite};
+  if (!r->readahead || advice == UM_ADVICE_RANDOM)
+    return willwrite;
+  note_waste(r);
+  if (advice == UM_ADVICE_SEQUENTIAL && end != r->hinted) {
+    um_readahead_hint(r->readahead, first, end, UM_HINT_SEQUENTIAL);
+    r->hinted = end;
+  }
+  unsigned planned = um_readahead_miss(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
+  for (unsigned i = 0; i < planned && willwrite; i++)
+    plans[i].write = true;
+  if (um_blocks_tracked(r) && plans[0].count > 1) {
+    plans[0].first = page;
+    plans[0].count = 1;
+  }
+  return planned;
+}
+
 /* The page is not claimed here: its memory and its bookkeeping are reserved first, by the filler (fill.c). Threads that
  * fault on one page meanwhile each queue a fill; all but one find it done. */
 static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uffd_msg *m, um_frame_id *id) {
   um_pager *p = r->pager;
-  *id = um_frame_take(p, r, page);
+  *id = um_frame_take(p, r, page, 1);
   if (*id == UM_NIL)
     return WAKE; /* more faults under way than there can be pages: it tries again */
   um_frame *f = &p->frames[*id];
+  um_run_plan plans[UM_READAHEAD_PLANS];
+  unsigned planned = plan(r, page, write, m->thread_id, plans);
+  if (planned && (!write || plans[0].write)) {
+    f->page = plans[0].first;
+    f->count = plans[0].count;
+    write = r->writable && plans[0].write;
+  }
+  f->touched = page;
+  f->offset = m->address - r->address;
   f->write = write;
   f->fault_ns = um_now_ns();
   f->thread_id = m->thread_id;
@@ -81,19 +148,71 @@ static enum outcome ask(um_region *r, uint64_t page, bool write, const struct uf
   else
     UM_COUNT(r, read_faults, 1);
   atomic_fetch_add(&r->asked, 1);
+  if (planned > 1)
+    um_ahead_plan(r, plans + 1, planned - 1);
   return FILL;
 }
 
-static enum outcome write_to_protected(um_region *r, uint64_t page, um_word w) {
+/* A run that was read ahead is reached: what comes after it is asked for. True: its reader writes every page. */
+static bool trigger(um_region *r, uint64_t page, bool write, uint32_t thread_id) {
+  um_run_plan plans[UM_READAHEAD_PLANS];
+  plans[0].write = false;
+  if (!r->readahead)
+    return false;
+  note_waste(r);
+  unsigned planned = um_readahead_trigger(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
+  if (planned > 1)
+    um_ahead_plan(r, plans + 1, planned - 1);
+  return r->writable && (plans[0].write || um_advise_at(r, page) == UM_ADVICE_WILLWRITE);
+}
+
+/* Taken back at once where that is a system call; where it is a copy, by whoever fills. */
+static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write, const struct uffd_msg *m,
+                              um_frame_id *id) {
+  um_pager *p = r->pager;
+  um_frame_id own = um_standby_own(r, page, w);
+  if (own == UM_NIL) {
+    sched_yield(); /* somebody else's, for less than a system call */
+    return AGAIN;
+  }
+  um_frame *f = &p->frames[own];
+  f->write = trigger(r, page, write, m->thread_id);
+  if (um_standby_moves(r, f->write)) {
+    um_standby_return(r, own, page, f->write);
+    return DONE;
+  }
+  f->touched = page;
+  f->returns = true;
+  *id = own;
+  return FILL;
+}
+
+/* Race: fault against fill. The filler's wake, after the state is final, is still to come. */
+static enum outcome wait_for_fill(um_region *r, uint64_t page, um_word w, bool write, const struct uffd_msg *m) {
+  if (w & UM_WAITER)
+    return DONE;
+  if (!um_page_change(r, page, &w, w | UM_WAITER))
+    return AGAIN;
+  if (atomic_load(&r->pager->frames[um_word_frame(w)].ahead))
+    trigger(r, page, write, m->thread_id);
+  return DONE;
+}
+
+static enum outcome write_to_protected(um_region *r, uint64_t page, uint64_t offset, uint32_t thread_id, um_word w) {
   switch (um_word_state(w)) {
   case UM_CLEAN:
   case UM_DIRTY:
   case UM_WRITING:
     if (w & UM_BUSY)
       return wait_for_owner(r, page, w);
-    if (!unprotect(r, page, w))
+    if (!unprotect(r, page, offset, w))
       return AGAIN;
     UM_COUNT(r, protect_faults, 1);
+    if (r->readahead && um_word_state(w) == UM_CLEAN && !um_blocks_tracked(r)) {
+      um_run_plan run = um_readahead_protect(r->readahead, thread_id, page);
+      if (run.first <= page)
+        unprotect_neighbours(r, page + 1, run.first + run.count - (page + 1));
+    }
     return DONE;
   case UM_FAILED: /* fetch it once more, for the write; if that fails too it is FAILED and writable */
     if (w & UM_BUSY)
@@ -157,23 +276,30 @@ void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
   if (!r)
     return; /* its gate is closed or it is gone: the wake of gate_open or forget is still to come */
   uint64_t page = (m->address - r->address) >> r->page_shift;
-  bool protected = m->flags & UM_FAULT_PROTECT, write = m->flags & UM_FAULT_WRITE;
+  bool protected = m->flags & UM_FAULT_PROTECT;
+  /* A write to a region that is only read, by a stray pointer, is let through and dropped with the page. */
+  bool write = r->writable && (protected || (m->flags & UM_FAULT_WRITE));
   um_frame_id id = UM_NIL;
   enum outcome outcome;
   do {
     um_word w = um_page_load(r, page);
     switch (um_word_state(w)) {
     case UM_ABSENT:
-      outcome = ask(r, page, write || protected, m, &id);
+      outcome = ask(r, page, write, m, &id);
       break;
     case UM_FILLING:
-      outcome = DONE;
+      outcome = wait_for_fill(r, page, w, write, m);
       break;
+    case UM_STANDBY:
+      outcome = take_back(r, page, w, write, m, &id);
+      break;
+    case UM_LEAVING:
     case UM_EVICTING:
       outcome = wait_for_owner(r, page, w);
       break;
     default:
-      outcome = protected ? write_to_protected(r, page, w) : missing_but_there(r, page, w, m);
+      outcome = protected ? write_to_protected(r, page, m->address - r->address, m->thread_id, w)
+                          : missing_but_there(r, page, w, m);
     }
   } while (outcome == AGAIN);
   if (outcome == FILL)

@@ -1,4 +1,4 @@
-/* fill.c: a filler brings a page in for a fault.
+/* fill.c: a filler brings a page in for a fault, and with it the run of neighbours that read-ahead planned.
  *
  * The store reads into the worker's staging buffer; the mechanism places it. A page larger than the buffer is placed
  * piece by piece, protected, and opened at the end, so that nobody writes into a page that may still fail.
@@ -9,6 +9,7 @@
  *
  * Race: fault against fault. Two threads fault on one absent page and two fills are queued; who claims second, or finds
  * the page not absent any more, only wakes. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -26,18 +27,22 @@ int um_fill_place_failed(um_region *r, uint64_t page, bool protect) {
   uint64_t length = um_page_memory(r, page);
   for (uint64_t done = 0; done < length; done += sizeof failed_bytes) {
     uint64_t n = um_min(length - done, sizeof failed_bytes);
-    int code = r->pager->mechanism->place(r, um_page_address(r, page) + done, failed_bytes, n, protect);
+    int code = um_mechanism_place(r, um_page_address(r, page) + done, failed_bytes, n, protect);
     if (code)
       return code;
   }
   return 0;
 }
 
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
-    int code = r->store->ops->read(r->store, offset, w->staging, length, error);
+    if (r->store->ops->read_cached && r->store->ops->read_cached(r->store, offset, buffer, length) == 0) {
+      UM_COUNT(r, bytes_read, length);
+      return 0;
+    }
+    int code = r->store->ops->read(r->store, offset, buffer, length, error);
     UM_COUNT(r, store_reads, 1);
     if (code == 0) {
       UM_COUNT(r, bytes_read, length);
@@ -57,14 +62,14 @@ int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bo
   for (uint64_t done = 0; done < memory;) {
     uint64_t n = um_min(memory - done, w->staging_size);
     uint64_t data = um_min(n, r->size - start - done);
-    int code = um_fill_read(w, r, start + done, data, error);
+    int code = um_fill_read(w, r, start + done, w->staging, data, error);
     if (code)
       return code;
     memset((char *)w->staging + data, 0, n - data);
     um_gate_enter_wait(r);
-    if (!protect)
-      um_page_open(r, first, count);
-    code = r->pager->mechanism->place(r, r->address + start + done, w->staging, n, protect);
+    if (!protect && done == 0)
+      um_run_open(r, first, count);
+    code = um_mechanism_place(r, r->address + start + done, w->staging, n, protect);
     um_gate_leave(r);
     if (code)
       return um_error_set(error, -code, UM_OP_MEMORY, start + done, n, "the kernel would not place the page");
@@ -88,7 +93,7 @@ static bool reserve(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 4; attempt++) {
     if (um_budget_try(p, bytes, atomic_load(&p->emergency)))
       return true;
-    if (!um_evict_one_clean(p))
+    if (!um_memory_make(p))
       return false;
   }
   return false;
@@ -100,7 +105,7 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 20; attempt++) {
     if (um_budget_try(p, bytes, 0))
       return true;
-    if (!um_evict_one_clean(p))
+    if (!um_memory_make(p))
       nanosleep(&pause, NULL);
   }
   return false;
@@ -108,12 +113,12 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
 
 static void place(um_pager *p, um_region *r, um_frame_id id, enum um_state state) {
   um_frame *f = &p->frames[id];
-  uint64_t page = f->page;
-  f->born_ns = um_now_ns();
+  uint64_t first = f->page, count = f->count;
+  atomic_store(&f->born_ns, um_now_ns());
   um_fault_served(r, f);
-  um_frame_list(p, id); /* before the release: afterwards the descriptor may be somebody else's */
-  um_page_release(r, page, state);
-  um_page_wake(r, page, 1);
+  um_frame_list(p, id, UM_LIST_RESIDENT); /* before the release: afterwards the descriptor may be somebody else's */
+  um_run_release(r, first, count, state);
+  um_page_wake(r, first, count);
   um_gate_leave(r);
 }
 
@@ -131,35 +136,90 @@ static void fail(um_pager *p, um_region *r, um_frame_id id, um_error *error) {
   }
   /* The kernel has no memory for it either. Not a page we can answer for: the thread faults again. */
   um_memory_drop(r, um_page_address(r, page), length);
-  um_page_absent(r, page);
+  um_run_absent(r, page, 1);
   um_gate_leave(r);
   um_budget_release(p, length);
 }
 
-/* False: the fill is not needed any more, and its descriptor is given back. */
-static bool claim(um_pager *p, um_region *r, um_frame_id id, bool reserved) {
-  uint64_t page = p->frames[id].page, length = um_page_memory(r, page);
+/* The fill is not needed any more. */
+static void dismiss(um_pager *p, um_region *r, um_frame_id id) {
   um_gate_enter_wait(r);
-  bool claimed = reserved && um_page_claim(r, page, id);
-  if (!claimed) {
-    um_frame_give(p, id);
-    um_page_wake(r, page, 1);
+  um_page_wake(r, p->frames[id].touched, 1);
+  um_frame_give(p, id);
+  atomic_fetch_sub(&r->asked, 1);
+  um_gate_leave(r);
+}
+
+/* The run as planned may hold pages that are not absent: what of it surrounds the page that was touched. */
+static void trim(um_region *r, um_frame *f) {
+  uint64_t first = f->touched, end = f->touched + 1;
+  while (first > f->page && um_page_load(r, first - 1) == 0)
+    first--;
+  while (end < f->page + f->count && um_page_load(r, end) == 0)
+    end++;
+  f->page = first;
+  f->count = (uint32_t)(end - first);
+}
+
+/* What fits so many bytes, the touched page first or last of it as it was in the run. */
+static void shorten(um_region *r, um_frame *f, uint64_t bytes) {
+  uint64_t most = um_run_limit(r, bytes), end = f->page + f->count;
+  if (f->count <= most)
+    return;
+  if (f->touched + most <= end)
+    f->page = f->touched;
+  else if (f->touched >= f->page + most - 1)
+    f->page = f->touched - (most - 1);
+  f->count = (uint32_t)most;
+}
+
+static void alone(um_frame *f) {
+  f->page = f->touched;
+  f->count = 1;
+}
+
+/* Gives back claimed pages that will not be filled; the descriptor stays while another page names it. */
+static void unclaim(um_region *r, uint64_t first, uint64_t count) {
+  if (count == 0)
+    return;
+  um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
+  um_run_absent(r, first, count);
+  um_budget_release(r->pager, um_run_memory(r, first, count));
+}
+
+/* Memory and bookkeeping of the run are reserved. False: the touched page is not absent any more, and the descriptor is
+ * given back. */
+static bool claim(um_pager *p, um_region *r, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  uint64_t first = f->page, count = f->count, touched = f->touched, memory = um_run_memory(r, first, count);
+  um_gate_enter_wait(r);
+  uint64_t n = um_run_claim(r, first, count, id);
+  um_budget_release(p, memory - (n ? um_run_memory(r, first, n) : 0));
+  bool claimed = first + n > touched;
+  if (claimed) {
+    f->count = (uint32_t)n;
+  } else {
+    um_page_wake(r, touched, 1); /* a run cut short by somebody's claim: who still wants the page faults again */
+    if (n)
+      unclaim(r, first, n);
+    else
+      um_frame_give(p, id);
   }
   atomic_fetch_sub(&r->asked, 1);
   um_gate_leave(r);
-  if (reserved && !claimed)
-    um_budget_release(p, length);
   return claimed;
 }
 
 static void give_up(um_pager *p, um_region *r, um_frame_id id) {
-  uint64_t page = p->frames[id].page, cost = um_page_cost(r, page);
+  um_frame *f = &p->frames[id];
   um_error error, write_error;
+  alone(f);
+  uint64_t page = f->page, cost = um_run_cost(r, page, 1);
   if (!reserve_kept(p, cost)) {
     starve(p, id, cost); /* the next tick gives it up again */
     return;
   }
-  if (!claim(p, r, id, true))
+  if (!claim(p, r, id))
     return;
   pthread_mutex_lock(&p->lock);
   write_error = p->write_error;
@@ -170,36 +230,106 @@ static void give_up(um_pager *p, um_region *r, um_frame_id id) {
   fail(p, r, id, &error);
 }
 
+static void finish(um_pager *p, um_region *r, um_frame_id id, bool protected) { /* inside the gate, which it leaves */
+  um_frame *f = &p->frames[id];
+  UM_COUNT(r, fills, f->count);
+  if (f->write) {
+    atomic_store(&f->opened, true);
+    if (protected) {
+      um_run_open(r, f->page, 1);
+      um_blocks_open(r, f, f->page, f->offset);
+    } else {
+      atomic_store(&f->blocks, UM_BLOCKS_ALL);
+    }
+  }
+  place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
+}
+
+/* Race: a write-back of the page that ends between the look at the cached bytes and the claim. So the claim comes
+ * first; if the bytes are not cached the claimed fill goes the usual way. */
+bool um_fill_cached(um_worker *w, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_load(r, f->touched) != 0)
+    return false;
+  shorten(r, f, UM_BLOCK);
+  trim(r, f);
+  uint64_t memory = um_run_memory(r, f->page, f->count), data = um_run_bytes(r, f->page, f->count);
+  if (memory > w->staging_size || !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
+    return false;
+  if (!claim(p, r, id))
+    return true;
+  f->claimed = true;
+  memory = um_run_memory(r, f->page, f->count);
+  data = um_run_bytes(r, f->page, f->count);
+  if (r->store->ops->read_cached(r->store, f->page << r->page_shift, w->staging, data))
+    return false;
+  memset((char *)w->staging + data, 0, memory - data);
+  UM_COUNT(r, bytes_read, data);
+  um_gate_enter_wait(r);
+  if (f->write)
+    um_run_open(r, f->page, f->count);
+  if (um_mechanism_place(r, um_page_address(r, f->page), w->staging, memory, !f->write)) {
+    um_gate_leave(r);
+    return false;
+  }
+  finish(p, r, id, false);
+  return true;
+}
+
+/* A run is a guess: when memory is short, or a part of it cannot be read, the touched page is filled alone. */
+static bool prepare(um_worker *w, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  um_ahead run = {.region = r, .first = f->page, .count = f->count, .write = f->write};
+  if (um_page_load(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
+    dismiss(p, r, id);
+    return false;
+  }
+  shorten(r, f, w->staging_size);
+  trim(r, f);
+  if (f->count > 1 && um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))
+    return claim(p, r, id);
+  alone(f);
+  if (reserve(p, um_run_cost(r, f->page, 1)))
+    return claim(p, r, id);
+  if (f->give_up)
+    give_up(p, r, id);
+  else
+    starve(p, id, um_run_cost(r, f->page, 1));
+  return false;
+}
+
 void um_fill_demand(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  uint64_t page = f->page, length = um_page_memory(r, page), cost = um_page_cost(r, page);
   um_error error = {0};
-
-  if (um_page_load(r, page) != 0) {
-    claim(p, r, id, false);
+  if (f->returns) {
+    um_gate_enter_wait(r);
+    f->returns = false;
+    um_standby_return(r, id, f->touched, f->write);
+    um_gate_leave(r);
     return;
   }
-  if (!reserve(p, cost)) {
-    if (f->give_up)
-      give_up(p, r, id);
-    else
-      starve(p, id, cost);
+  if (!f->claimed && !prepare(w, id))
     return;
+  bool protect = !f->write || um_blocks_tracked(r) || um_run_memory(r, f->page, 1) > w->staging_size;
+  if (um_fill_pages(w, r, f->page, f->count, protect, &error)) {
+    uint64_t first = f->page, end = first + f->count;
+    bool again = f->count > 1;
+    alone(f);
+    um_gate_enter_wait(r);
+    unclaim(r, first, f->touched - first);
+    unclaim(r, f->touched + 1, end - f->touched - 1);
+    um_gate_leave(r);
+    if (!again || um_fill_pages(w, r, f->page, 1, protect, &error)) {
+      fail(p, r, id, &error);
+      return;
+    }
   }
-  if (!claim(p, r, id, true))
-    return;
-  bool pieces = length > w->staging_size;
-  if (um_fill_pages(w, r, page, 1, !f->write || pieces, &error)) {
-    fail(p, r, id, &error);
-    return;
-  }
-  UM_COUNT(r, fills, 1);
   um_gate_enter_wait(r);
-  if (f->write && pieces) {
-    um_page_open(r, page, 1);
-    um_uffd_unprotect(p->uffd, um_page_address(r, page), length);
-  }
-  place(p, r, id, f->write ? UM_DIRTY : UM_CLEAN);
+  finish(p, r, id, protect);
 }

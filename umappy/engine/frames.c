@@ -1,10 +1,10 @@
-/* frames.c: descriptors of pages that are filling or resident, and the eviction list that links the resident ones,
- * oldest first. The array is address space; a descriptor costs memory when it is first used. */
+/* frames.c: descriptors of runs that are filling, resident or on standby, and the lists that link them, oldest first.
+ * The array is address space; a descriptor costs memory when it is first used. */
 #include "internal.h"
 
 #include <stdio.h>
 
-um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page) {
+um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t count) {
   bool made = false;
   pthread_mutex_lock(&p->frames_lock);
   um_frame_id id = p->free_frames;
@@ -14,58 +14,82 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page) {
     id = ++p->frames_made;
     made = true;
   }
+  if (id != UM_NIL) {
+    um_frame *f = &p->frames[id];
+    f->region = r;
+    f->page = f->touched = page;
+    f->count = (uint32_t)count;
+    f->offset = f->fault_ns = 0;
+    f->thread_id = f->thread_turn = f->chunk = 0;
+    f->write = f->give_up = f->returns = f->claimed = false;
+    atomic_store(&f->live, 0);
+    atomic_store(&f->born_ns, 0);
+    atomic_store(&f->blocks, 0);
+    atomic_store(&f->opened, false);
+    atomic_store(&f->ahead, false); /* the leader may be looking, through a word that named it a moment ago */
+  }
   pthread_mutex_unlock(&p->frames_lock);
-  if (id == UM_NIL)
-    return UM_NIL;
   if (made && id > UM_FRAMES_PAID)
     um_budget_charge(p, sizeof(um_frame));
-  um_frame *f = &p->frames[id];
-  memset(f, 0, sizeof *f);
-  f->region = r;
-  f->page = page;
   return id;
+}
+
+static um_list *list_of(um_pager *p, const um_frame *f) {
+  return f->list == UM_LIST_RESIDENT ? &p->resident : &p->standby;
+}
+
+static void unlink_frame(um_pager *p, um_frame_id id) { /* frames_lock held */
+  um_frame *f = &p->frames[id];
+  if (f->list == UM_LIST_NONE)
+    return;
+  um_list *l = list_of(p, f);
+  *(f->prev ? &p->frames[f->prev].next : &l->head) = f->next;
+  *(f->next ? &p->frames[f->next].prev : &l->tail) = f->prev;
+  f->prev = f->next = UM_NIL;
+  f->list = UM_LIST_NONE;
+  l->length--;
+}
+
+void um_frame_forget(um_pager *p, um_frame_id id) {
+  um_frame *f = &p->frames[id];
+  unlink_frame(p, id);
+  f->region = NULL;
+  f->picked = false;
+  f->next = p->free_frames;
+  p->free_frames = id;
 }
 
 void um_frame_give(um_pager *p, um_frame_id id) {
   pthread_mutex_lock(&p->frames_lock);
-  UM_ASSERT(!p->frames[id].listed);
-  p->frames[id].region = NULL;
-  p->frames[id].next = p->free_frames;
-  p->free_frames = id;
+  UM_ASSERT(atomic_load(&p->frames[id].live) == 0);
+  um_frame_forget(p, id);
   pthread_mutex_unlock(&p->frames_lock);
 }
 
-void um_frame_unlink(um_pager *p, um_frame_id id) {
+void um_frame_drop(um_pager *p, um_frame_id id, uint32_t pages) {
+  uint32_t live = atomic_fetch_sub(&p->frames[id].live, pages);
+  UM_ASSERT(live >= pages);
+  if (live == pages)
+    um_frame_give(p, id);
+}
+
+void um_frame_relist(um_pager *p, um_frame_id id, int list) {
   um_frame *f = &p->frames[id];
-  if (!f->listed)
+  unlink_frame(p, id);
+  f->list = (uint8_t)list;
+  if (list == UM_LIST_NONE)
     return;
-  *(f->prev ? &p->frames[f->prev].next : &p->list_head) = f->next;
-  *(f->next ? &p->frames[f->next].prev : &p->list_tail) = f->prev;
-  f->prev = f->next = UM_NIL;
-  f->listed = false;
-  p->list_length--;
-}
-
-void um_frame_unlist(um_pager *p, um_frame_id id) {
-  pthread_mutex_lock(&p->frames_lock);
-  um_frame_unlink(p, id);
-  pthread_mutex_unlock(&p->frames_lock);
-}
-
-void um_frame_relist(um_pager *p, um_frame_id id) {
-  um_frame *f = &p->frames[id];
-  um_frame_unlink(p, id);
-  f->prev = p->list_tail;
+  um_list *l = list_of(p, f);
+  f->prev = l->tail;
   f->next = UM_NIL;
-  *(p->list_tail ? &p->frames[p->list_tail].next : &p->list_head) = id;
-  p->list_tail = id;
-  f->listed = true;
-  p->list_length++;
+  *(l->tail ? &p->frames[l->tail].next : &l->head) = id;
+  l->tail = id;
+  l->length++;
 }
 
-void um_frame_list(um_pager *p, um_frame_id id) {
+void um_frame_list(um_pager *p, um_frame_id id, int list) {
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_relist(p, id);
+  um_frame_relist(p, id, list);
   pthread_mutex_unlock(&p->frames_lock);
 }
 

@@ -22,10 +22,14 @@
  *     pager->lock          queues, jobs, idle fillers, waits for memory      workers.c, evict.c, job.c
  *     pager->frames_lock   descriptors and the eviction list                 frames.c
  *     region->errors.lock  failure records                                   error.c
+ *     pool->fresh_lock     the address where new chunks are made             pool.c
+ *     pool->lock           lists of chunks                                   pool.c
+ *     region->advice.lock  who advises; taken with no other                  advise.c
  */
 #ifndef UM_INTERNAL_H
 #define UM_INTERNAL_H
 
+#include "advise.h"
 #include "store.h"
 #include "umappy.h"
 
@@ -41,9 +45,11 @@
 
 #define UM_PAGE_SIZE_MIN 4096u
 #define UM_PAGE_SIZE_MAX (64u << 20)
-#define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run */
-#define UM_GRACE_NS 1000000u      /* a page just placed stays this long ... */
-#define UM_GRACE_TURNS 8u         /* ... or until its thread faulted so often again */
+#define UM_STAGING_MAX (1u << 20) /* bytes of a worker's buffer: the largest run that is copied */
+#define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
+#define UM_CHUNKS_READ 32u   /* chunks a budget must be worth before runs are read into them: few would be most of it */
+#define UM_GRACE_NS 1000000u /* a page just placed stays this long ... */
+#define UM_GRACE_TURNS 8u    /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
 #define UM_TICK_MS 100u      /* no wait of an engine thread is longer than ten of these */
@@ -53,24 +59,42 @@
 typedef uint64_t um_word;
 typedef uint32_t um_frame_id;
 
-/* A frame descriptor: what the engine remembers of a page that is filling or resident. */
+/* A frame descriptor: what the engine remembers of a run of pages that is filling, resident or on standby. The words of
+ * its pages name it. It is given back with the last of them. */
 typedef struct um_frame {
-  um_region *region;        /* set by who took the descriptor; constant until it is given back */
-  uint64_t page;            /* likewise */
-  _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the page's owner */
-  uint64_t fault_ns;        /* when its fault was read, 0: prefetch; the filler's */
-  uint32_t thread_id;       /* whose fault; the filler's */
-  uint32_t thread_turn;     /* that thread's count of faults then; grace */
-  uint32_t count;           /* pages of the run that begins at `page`; 0: one */
-  uint8_t queue;            /* frames_lock, and so the next two: where the policy keeps it; 0: nowhere; policy.c */
-  uint8_t heat;             /* proven hits it still has to its credit */
+  um_region *region;     /* set by who took the descriptor; constant until it is given back */
+  uint64_t page;         /* first of the run; its filler's until pages are claimed, then constant, and so these two: */
+  uint32_t count;        /* pages of the run; some may have left since */
+  _Atomic uint32_t live; /* pages whose words name it */
+  uint64_t touched;      /* the page that faulted; the filler's, and so the five below: */
+  uint64_t offset;       /* of the fault, bytes from the start of the region */
+  uint64_t fault_ns;     /* when its fault was read, 0: prefetch */
+  uint32_t thread_id;    /* whose fault */
+  uint32_t thread_turn;  /* that thread's count of faults then; grace */
+  _Atomic uint64_t born_ns; /* when it was placed or last seen used; written by the run's owner */
+  _Atomic uint64_t blocks;  /* pages above 64 KiB that are tracked: the dirty blocks of the page; blocks.h */
+  um_frame_id prev;         /* frames_lock: eviction list or standby list; */
+  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: lists */
+  uint32_t chunk;           /* STANDBY: where its bytes are; the run's owner's */
+  uint8_t list;             /* UM_LIST_...; frames_lock */
+  uint8_t queue;            /* where the policy keeps it; 0: nowhere; policy.c; frames_lock, and so the next two */
+  uint8_t heat;             /* rounds it has to its credit; read ahead: when */
   uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
-  um_frame_id prev;         /* frames_lock: eviction list; */
-  um_frame_id next;         /* pager->lock: demand or starved queue while FILLING; frames_lock: free list */
-  bool listed;              /* frames_lock: on the eviction list */
-  bool write;               /* the fault was a write; the filler's */
+  bool picked;              /* an evictor works on it; frames_lock */
+  bool write;               /* to be filled writable; the filler's */
   bool give_up;             /* pager->lock: it waited for memory too long */
+  _Atomic bool opened;      /* some page of it was writable, ever */
+  _Atomic bool ahead;       /* read ahead and not touched yet */
+  bool returns;             /* FILLING, to be taken back from standby; the filler's */
+  bool claimed;             /* FILLING already; the filler's */
 } um_frame;
+
+enum { UM_LIST_NONE, UM_LIST_RESIDENT, UM_LIST_STANDBY };
+
+typedef struct um_list {
+  um_frame_id head, tail;
+  uint64_t length;
+} um_list;
 
 typedef struct um_queue {
   um_frame_id head, tail;
@@ -93,6 +117,7 @@ typedef struct um_counters {
   _Atomic uint64_t fills, prefetches, evictions, writes;
   _Atomic uint64_t store_reads, store_writes, store_flushes, bytes_read, bytes_written;
   _Atomic uint64_t fill_errors, write_errors, retries;
+  _Atomic uint64_t readahead, readahead_used, readahead_wasted, standby_hits, pinned;
   _Atomic uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];
 } um_counters;
 
@@ -105,26 +130,35 @@ struct um_region {
   uint64_t page_size; /* constant, and so the three below */
   uint64_t page_count;
   uint32_t page_shift;
-  uint32_t span_shift;          /* a span is the larger of 2 MiB and the page, aligned by absolute address */
-  bool writable;                /* constant */
-  _Atomic uint64_t *words;      /* one word a page; touched as pages are; words.c */
-  _Atomic uint32_t *block_live; /* pages not absent a host page of words; words.c */
-  um_span *spans;               /* words.c */
+  uint32_t span_shift;            /* a span is the larger of 2 MiB and the page, aligned by absolute address */
+  bool writable;                  /* constant */
+  bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
+  bool moves;                     /* constant: and change places with a chunk's memory */
+  struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
+  uint64_t hinted;                /* the leader's: the end of the range that was last advised to be read in order */
+  _Atomic bool no_batch;          /* the store refused to read a batch */
+  _Atomic uint64_t *words;        /* one word a page; touched as pages are; words.c */
+  _Atomic uint32_t *block_live;   /* pages not absent a host page of words; words.c */
+  um_span *spans;                 /* words.c */
   uint64_t words_mapped, blocks_mapped, spans_mapped, span_count;
   _Atomic uint32_t gate;             /* threads inside, or UM_GATE_CLOSED; gate.c */
   _Atomic uint32_t asked;            /* fills queued and not yet claimed */
   _Atomic uint32_t filling;          /* pages FILLING */
   _Atomic uint32_t writing;          /* pages WRITING */
   _Atomic uint64_t dirty;            /* bytes in pages DIRTY or WRITING */
-  _Atomic uint64_t resident;         /* bytes in pages that are in memory */
+  _Atomic uint64_t resident;         /* bytes in pages that are mapped */
+  _Atomic uint64_t standby;          /* bytes in pages STANDBY */
   _Atomic uint32_t jobs;             /* jobs not yet finished */
   _Atomic uint64_t charged;          /* bytes of bookkeeping in the budget; words.c */
   _Atomic uint64_t write_backoff_ns; /* the store failed: no write-back for eviction before this; 0: it did not */
   _Atomic bool unflushed;            /* the store took writes since its last flush */
   uint32_t flushing;                 /* flushes of the store under way; pager->lock */
   _Atomic bool tainted;              /* a page FAILED, ever */
+  _Atomic uint64_t wasted_page;      /* a run that was read ahead and given up untouched, and */
+  _Atomic uint32_t wasted;           /* how many since the leader looked */
   _Atomic uint64_t untold;           /* failure records nobody was told of */
   um_errors errors;
+  um_advice_table advice;
   um_counters counters;
   void *fork_slot; /* fork.c */
 };
@@ -136,9 +170,11 @@ struct um_job {
   um_pager *pager;   /* constant; valid while the region's binding is */
   um_job_kind kind;  /* constant */
   bool durable;      /* flush the store at the end; constant */
-  uint64_t cursor;   /* next page to claim; pager->lock, and so all below */
-  uint64_t end;      /* page after the last */
-  uint64_t pages;    /* written, evicted or filled */
+  uint64_t *list;    /* prefetch of these pages; NULL: of a range. Constant, and list_length: for what it is counted */
+  uint64_t list_length;
+  uint64_t cursor; /* next page, or place in the list, to claim; pager->lock, and so all below */
+  uint64_t end;    /* after the last */
+  uint64_t pages;  /* written, evicted or filled */
   uint32_t refs, active, failures;
   bool cancelled, done;
   um_error error; /* the first; code 0: none */
@@ -154,8 +190,32 @@ typedef struct um_worker {
   pthread_t thread;
 } um_worker;
 
+/* pool.h */
+typedef struct um_pool {
+  pthread_mutex_t lock;       /* the two lists; taken last of all locks */
+  pthread_mutex_t fresh_lock; /* one thread makes new memory at a time */
+  uintptr_t address;          /* constant, and so the five below */
+  uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
+  void *mapping, *fresh_mapping;
+  uint64_t mapped;
+  uint32_t count;        /* chunks, numbered from 1 */
+  uint32_t *next;        /* lock: links of the lists */
+  uint32_t empty, full;  /* lock: heads of the lists */
+  _Atomic uint64_t idle; /* bytes in FULL unused chunks: in the budget, and free for the asking */
+} um_pool;
+
+/* A run to read ahead. */
+typedef struct um_ahead {
+  um_region *region; /* counted in its `asked` */
+  uint64_t first;    /* page */
+  uint32_t count;    /* pages */
+  bool write;        /* its reader writes every page */
+} um_ahead;
+
+#define UM_AHEAD_SLOTS 128u
+
 struct um_pager {
-  int uffd, kick, pagemap;                            /* constant */
+  int uffd, kick, pagemap, self;                      /* constant; self: pidfd of this process, or -1 */
   uint64_t uffd_inode;                                /* constant: to see that somebody closed it under us */
   uint32_t uffd_mode;                                 /* constant */
   uint64_t generation;                                /* constant: which process made it; fork.c */
@@ -163,8 +223,10 @@ struct um_pager {
   uint64_t memory, low_water, high_water, timeout_ns; /* constant */
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
-  _Atomic uint64_t reserved, wanted;          /* bytes callers took, and wait for; reserve.c */
-  _Atomic uint64_t memory_min;                /* what the regions there are need; region.c */
+  um_pool pool;
+  _Atomic uint64_t standby_bytes;    /* in chunks of runs STANDBY; standby.c */
+  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min;       /* what the regions there are need; region.c */
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */
@@ -176,20 +238,21 @@ struct um_pager {
   um_counters retired; /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
-  um_frame *frames;                 /* frames_lock for lists; see um_frame */
-  uint64_t frames_mapped;           /* constant */
-  uint32_t frame_capacity;          /* constant */
-  uint32_t frames_made;             /* descriptors ever used; frames_lock */
-  um_frame_id free_frames;          /* frames_lock */
-  um_frame_id list_head, list_tail; /* eviction list, oldest first; frames_lock */
-  uint64_t list_length;             /* frames_lock */
+  um_frame *frames;          /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;    /* constant */
+  uint32_t frame_capacity;   /* constant */
+  uint32_t frames_made;      /* descriptors ever used; frames_lock */
+  um_frame_id free_frames;   /* frames_lock */
+  um_list resident, standby; /* oldest first; frames_lock */
 
   pthread_mutex_t lock;
-  pthread_cond_t work;       /* fillers wait here */
-  pthread_cond_t evict_work; /* evictors wait here */
-  pthread_cond_t progress;   /* a job ended, a write ended, memory came free: everybody else waits here */
-  um_queue demand, starved;  /* lock */
-  uint64_t starved_freed;    /* `freed` at the last look, and when it last moved; lock */
+  pthread_cond_t work;            /* fillers wait here */
+  pthread_cond_t evict_work;      /* evictors wait here */
+  pthread_cond_t progress;        /* a job ended, a write ended, memory came free: everybody else waits here */
+  um_queue demand, starved;       /* lock */
+  um_ahead ahead[UM_AHEAD_SLOTS]; /* a ring: reading ahead that was asked for; lock, and so the two below */
+  uint32_t ahead_next, ahead_count;
+  uint64_t starved_freed; /* `freed` at the last look, and when it last moved; lock */
   uint64_t starved_ns;
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
@@ -238,6 +301,8 @@ extern uint64_t um_host_page;
 void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
 void um_memory_unmap(void *address, uint64_t length);
 int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
+struct iovec;
+uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count); /* how many, maybe none */
 
 /* page geometry */
 static inline uintptr_t um_page_address(const um_region *r, uint64_t page) {
@@ -253,6 +318,15 @@ static inline uint64_t um_run_bytes(const um_region *r, uint64_t first, uint64_t
   return um_min(count << r->page_shift, r->size - (first << r->page_shift));
 }
 
+static inline uint64_t um_chunk_pages(const um_region *r) {
+  return UM_CHUNK >> r->page_shift;
+}
+/* The first page of the chunk's length of address range that the page is in; where r->chunks. May lie before the
+ * region. */
+static inline uint64_t um_chunk_first(const um_region *r, uint64_t page) {
+  return (uint64_t)((int64_t)((um_page_address(r, page) & ~(uintptr_t)(UM_CHUNK - 1)) - r->address) >> r->page_shift);
+}
+
 /* budget.c */
 bool um_budget_try(um_pager *p, uint64_t bytes, uint64_t keep); /* false: less than `keep` would be left free */
 void um_budget_release(um_pager *p, uint64_t bytes);
@@ -266,12 +340,13 @@ uint64_t um_budget_short(um_pager *p); /* bytes below the high water: 0, and the
 int um_memory_wait(um_pager *p, uint64_t bytes, uint64_t keep, uint64_t deadline_ns); /* 0: reserved */
 
 /* frames.c */
-um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page);
-void um_frame_give(um_pager *p, um_frame_id id);
-void um_frame_list(um_pager *p, um_frame_id id);   /* to the young end of the eviction list, from wherever it is */
-void um_frame_unlist(um_pager *p, um_frame_id id); /* no-op when it is not listed */
-void um_frame_unlink(um_pager *p, um_frame_id id); /* the same with frames_lock held */
-void um_frame_relist(um_pager *p, um_frame_id id); /* um_frame_list with frames_lock held */
+um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t count); /* UM_NIL: no descriptor left */
+void um_frame_give(um_pager *p, um_frame_id id);                                     /* no word names it */
+void um_frame_forget(um_pager *p, um_frame_id id); /* whatever names it; frames_lock held */
+void um_frame_drop(um_pager *p, um_frame_id id,
+                   uint32_t pages);                          /* so many words name it no more; gives it, at the last */
+void um_frame_list(um_pager *p, um_frame_id id, int list);   /* to the young end, from wherever it is */
+void um_frame_relist(um_pager *p, um_frame_id id, int list); /* the same with frames_lock held */
 bool um_frame_aged(um_pager *p, const um_frame *f, uint64_t now);
 void um_queue_push(um_pager *p, um_queue *q, um_frame_id id);
 um_frame_id um_queue_pop(um_pager *p, um_queue *q);
@@ -295,17 +370,39 @@ void um_fault_served(um_region *r, const um_frame *f); /* histogram */
 
 /* fill.c, prefetch.c */
 void um_fill_demand(um_worker *w, um_frame_id id);
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error);
+bool um_fill_cached(um_worker *w, um_frame_id id); /* while leading: needs no I/O, and is done. False: um_fill_demand */
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
-bool um_prefetch_run(um_worker *w, um_job *job); /* pager->lock held; let go inside. False: no memory */
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
+                     uint64_t *filled); /* adds to *filled. False: no memory */
+bool um_prefetch_batch(um_worker *w, um_region *r, const uint64_t *pages, uint32_t count,
+                       uint64_t *filled); /* likewise */
 
-/* evict.c, writeback.c */
+/* ahead.c */
+struct um_run_plan;
+void um_ahead_plan(um_region *r, const struct um_run_plan *plans, unsigned count); /* the leader; inside the gate */
+bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched);      /* false: not so */
+bool um_ahead_step(um_worker *w); /* pager->lock held; let go inside. False: nothing to read ahead */
+
+/* standby.c */
+um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
+void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
+bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk);
+bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
+bool um_standby_reclaim_oldest(um_pager *p);
+
+/* evict.c, leave.c, writeback.c */
+bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
+void um_evict_note_write(um_region *r, int code, um_error *error);
 bool um_evict_one_clean(um_pager *p);
 uint64_t um_evict_batch(um_worker *w); /* bytes given back */
 uint64_t um_evict_drop(um_region *r, uint64_t first,
                        uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
 void um_evict_ask(um_pager *p);
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error);
 int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error);
 uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict);
 uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit); /* DIRTY -> WRITING, from page on */
@@ -318,9 +415,10 @@ bool um_job_prefetch_waits(um_pager *p); /* pager->lock held */
 /* workers.c */
 void *um_filler_main(void *worker);
 void *um_evictor_main(void *worker);
-void um_work_post(um_pager *p);     /* pager->lock held: something was added for fillers */
-void um_memory_freed(um_pager *p);  /* somebody may be waiting for it */
-void um_starved_check(um_pager *p); /* gives up fills that waited too long */
+void um_work_post(um_pager *p);               /* pager->lock held: something was added for fillers */
+bool um_work_may_prefetch(const um_pager *p); /* pager->lock held */
+void um_memory_freed(um_pager *p);            /* somebody may be waiting for it */
+void um_starved_check(um_pager *p);           /* gives up fills that waited too long */
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
 
 /* keeper.c: nobody closes the uffd unseen */

@@ -3,6 +3,8 @@
 #include "internal.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 uint64_t um_host_page;
@@ -37,6 +39,18 @@ int um_memory_drop(um_region *r, uintptr_t address, uint64_t length) {
   if (errno != EINVAL || munlock((void *)r->address, r->mapped))
     return -errno;
   return madvise((void *)address, length, MADV_DONTNEED) ? -errno : 0;
+}
+
+/* One call, and one flush of the other processors' translations, for many ranges (scattered pages of 4 KiB: 0.4 us each
+ * against 5 to 10); Linux 6.13 and later. The first so many were dropped; not those behind one that is locked. */
+uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count) {
+  uint32_t done = 0;
+  if (p->self < 0)
+    return 0;
+  ssize_t bytes = syscall(SYS_process_madvise, p->self, ranges, count, MADV_DONTNEED, 0);
+  while (bytes > 0 && done < count && (size_t)bytes >= ranges[done].iov_len)
+    bytes -= (ssize_t)ranges[done++].iov_len;
+  return done;
 }
 
 /* Python makes the region's mapping itself, so it cannot use the order above: it asks whether MCL_FUTURE is on and

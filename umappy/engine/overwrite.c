@@ -1,6 +1,7 @@
 /* overwrite.c: writing whole pages without reading them first. Absent pages that lie wholly inside are placed dirty
  * from the caller's buffer, a run by one ioctl; everything else is written as any user of the memory would. Runs on the
  * caller's thread, which may fault like any other. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 
@@ -12,52 +13,61 @@ static bool drop_failed(um_region *r, uint64_t page) {
   if (um_word_state(w) != UM_FAILED || (w & UM_BUSY) ||
       !um_page_change(r, page, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
     return false;
-  um_frame_unlist(r->pager, um_word_frame(w));
   um_evict_drop(r, page, 1);
   return true;
 }
 
-/* Inside the gate. Claims absent pages from `page` on that lie wholly in [page, last), memory reserved. */
+/* Inside the gate. Claims absent pages from `page` on that lie wholly in [page, last), memory reserved; how many. */
 static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
   um_pager *p = r->pager;
-  uint64_t limit = um_max(1, um_min(RUN_BYTES, p->memory / 8) >> r->page_shift), count = 0;
-  while (count < limit && page + count < last && (um_page_load(r, page + count) == 0 || drop_failed(r, page + count))) {
-    if (um_budget_try(p, um_page_cost(r, page + count), atomic_load(&p->emergency))) {
-      if (!um_page_take(r, page + count))
-        break;
-      count++;
-    } else if (!um_evict_one_clean(p)) {
-      break;
-    }
+  uint64_t limit = um_min(um_run_limit(r, um_min(RUN_BYTES, p->memory / 8)), last - page), count = 0;
+  while (count < limit && (um_page_load(r, page + count) == 0 || drop_failed(r, page + count)))
+    count++;
+  for (; count > 0; count /= 2) {
+    while (!um_budget_try(p, um_run_cost(r, page, count), atomic_load(&p->emergency)))
+      if (!um_memory_make(p))
+        goto smaller;
+    break;
+  smaller:;
   }
-  return count;
+  if (count == 0)
+    return 0;
+  um_frame_id id = um_frame_take(p, r, page, count);
+  if (id == UM_NIL) {
+    um_budget_release(p, um_run_cost(r, page, count));
+    return 0;
+  }
+  uint64_t claimed = um_run_claim(r, page, count, id);
+  um_budget_release(p, um_run_memory(r, page, count) - (claimed ? um_run_memory(r, page, claimed) : 0));
+  p->frames[id].count = (uint32_t)claimed;
+  if (claimed == 0)
+    um_frame_give(p, id);
+  return claimed;
 }
 
 static int place_run(um_region *r, uint64_t first, uint64_t count, const void *from) {
   um_pager *p = r->pager;
   uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count);
   uint64_t whole = data / um_host_page * um_host_page; /* the rest of a last host page is written after */
-  um_page_open(r, first, count);
-  int code = whole ? p->mechanism->place(r, um_page_address(r, first), from, whole, false) : 0;
+  um_run_open(r, first, count);
+  int code = whole ? um_mechanism_place(r, um_page_address(r, first), from, whole, false) : 0;
   if (code == 0 && whole < memory) {
     char tail[1 << 16] = {0}; /* host pages are at most that */
     memcpy(tail, (const char *)from + whole, data - whole);
-    code = p->mechanism->place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
+    code = um_mechanism_place(r, um_page_address(r, first) + whole, tail, memory - whole, false);
   }
   if (code) {
     um_memory_drop(r, um_page_address(r, first), memory);
-    for (uint64_t page = first; page < first + count; page++) {
-      um_page_absent(r, page);
-      um_budget_release(p, um_page_memory(r, page));
-    }
+    um_run_absent(r, first, count);
+    um_budget_release(p, memory);
     return code;
   }
-  for (uint64_t page = first; page < first + count; page++) {
-    um_frame_id id = um_word_frame(um_page_load(r, page));
-    p->frames[id].born_ns = 0; /* its bytes are in: no grace needed */
-    um_frame_list(p, id);
-    um_page_release(r, page, UM_DIRTY);
-  }
+  um_frame_id id = um_word_frame(um_page_load(r, first));
+  atomic_store(&p->frames[id].born_ns, 0); /* its bytes are in: no grace needed */
+  atomic_store(&p->frames[id].opened, true);
+  atomic_store(&p->frames[id].blocks, UM_BLOCKS_ALL);
+  um_frame_list(p, id, UM_LIST_RESIDENT);
+  um_run_release(r, first, count, UM_DIRTY);
   um_page_wake(r, first, count);
   return 0;
 }
@@ -102,7 +112,7 @@ int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint6
         continue;
       }
       if (is_absent) { /* no memory: wait for a page's worth of it, then claim again */
-        uint64_t memory = um_page_cost(r, page);
+        uint64_t memory = um_run_cost(r, page, 1);
         code = um_memory_wait(p, memory, atomic_load(&p->emergency), deadline);
         if (code)
           return code;

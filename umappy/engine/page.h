@@ -1,24 +1,31 @@
 /* page.h: the page word, and the only way to change it.
  *
- * One atomic 64-bit word a page: bits 0-3 the state, 4-9 flags, 32-63 the frame descriptor. An absent page's word
- * is zero, so the bookkeeping of untouched pages is untouched memory (words.c).
+ * One atomic 64-bit word a page: bits 0-3 the state, 4-9 flags, 32-63 the frame descriptor, which the pages of a run
+ * share. An absent page's word is zero, so the bookkeeping of untouched pages is untouched memory (words.c).
  *
  *                    fault, prefetch, overwrite                filled for a read, prefetched
  *        ABSENT --------------------------------> FILLING ------------------------------------> CLEAN
- *          ^  ^   um_page_claim                      |  | filled for a write, overwritten        |  ^
- *          |  |   (fill.c prefetch.c overwrite.c)    |  +------------------------------> DIRTY <-+  |
- *          |  | prefetch failed, fill cancelled      |                     write fault     |  ^ (fault.c)
- *          |  +--------------------------------------+ store failed                        |  |     |
- *          |    (prefetch.c, fill.c)                 v                    um_writeback_    |  | redirtied or
- *          |                                      FAILED <--+             claim            v  | store failed
- *          |  um_evict_drop                          |      | dropped                  WRITING ----+
- *          +---------------------- EVICTING <--------+      | under us                     | store took it
- *                                    ^  (evict.c, fault.c: write fault, um_region_retry)   |
- *                                    +----- CLEAN (evict.c)  ^ <---------------------------+
- *                                                            +--- DIRTY, WRITING (fault.c, writeback.c)
+ *        ^ ^  ^   um_run_claim                    ^  |  | filled for a write, overwritten        |  ^
+ *        | |  |   (fill.c prefetch.c overwrite.c) |  |  +------------------------------> DIRTY <-+  |
+ *        | |  | prefetch failed, fill cancelled   |  |                     write fault   ^ | ^ (fault.c)
+ *        | |  +----------------------------------(|)-+ store failed                      | | |      |
+ *        | |    (prefetch.c, fill.c)              |  v                   um_writeback_    | | | redirtied or
+ *        | |                           touched    | FAILED <--+            claim          | v | store failed
+ *        | |                        (standby.c)   |  |        | dropped                 WRITING ----+
+ *        | |  um_evict_drop                       |  |        | under us                  | store took it
+ *        | +-------------------- EVICTING <-------(|)+        |                           |
+ *        |                        |  ^            |           +- DIRTY, WRITING           |
+ *        |   moved out (evict.c)  |  +--- CLEAN --(|)---------------- (evict.c) <---------+
+ *        |                        v               |
+ *        +--------------------- STANDBY ----------+<-- FILLING: read ahead (ahead.c)
+ *          um_standby_reclaim     ^
+ *                                 +-- LEAVING <-- DIRTY: moved out, then written (leave.c); a store that fails, a pin:
+ *                                                 back to DIRTY
  *
- * CLEAN means protected: the first write faults. DIRTY pages may be protected or not. In WRITING the page is
- * protected until a write fault, which sets REDIRTIED and unprotects at once: what is being written is a copy. */
+ * CLEAN means protected, or of a region that is only read: the first write faults. DIRTY pages may be protected or
+ * not. In WRITING the page is protected until a write fault, which sets REDIRTIED and unprotects at once: what is being
+ * written is a copy. STANDBY: not mapped, but its bytes are in a chunk (pool.c); its run is owned by who changes the
+ * word of the run's first page. */
 #ifndef UM_PAGE_H
 #define UM_PAGE_H
 
@@ -32,7 +39,10 @@ enum um_state {
   UM_WRITING = 4,  /* owned by an evictor; faults may set flags and unprotect */
   UM_EVICTING = 5, /* owned by who drops it */
   UM_FAILED = 6,   /* holds 0xFF in place of bytes that could not be had; never written back */
+  UM_STANDBY = 7,  /* not mapped, bytes kept in a chunk */
+  UM_LEAVING = 8,  /* dirty, moved out of the mapping or about to be, being written; owned by an evictor */
 };
+#define UM_IN(state) (1u << (state)) /* sets of states */
 
 #define UM_STATE_MASK 0xfu
 #define UM_BUSY 0x10u      /* owned for an ioctl or two by who set it */
@@ -59,39 +69,39 @@ static inline um_word um_page_load(const um_region *r, uint64_t page) {
 /* Compare and swap; checks the edge and keeps the region's counts. On failure *expected is what is there. */
 bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desired);
 
+/* A run, many pages at once; the counts are kept once for all. Inside the gate.
+ *
+ * claim: ABSENT -> FILLING, the caller's, of the leading pages that are absent; how many. What was reserved for
+ *        bookkeeping (um_run_cost) and is not needed is given back, what was reserved for pages not claimed is not.
+ * take:  leading pages whose state is one of `from`, not BUSY, of this frame -> an owned state; how many.
+ * open:  FILLING pages whose memory is about to become writable: somebody may write to it before they are DIRTY, and a
+ *        flush that comes after that write must not pass them by.
+ * release: the owner lets go: the pages get `state`, keep their frame, lose every flag; the flags they had. Wakes
+ * nobody. absent: the owner lets go of pages whose memory is gone: words zero, frame and bookkeeping given back,
+ * waiters woken. */
+uint64_t um_run_claim(um_region *r, uint64_t first, uint64_t count, um_frame_id frame);
+uint64_t um_run_take(um_region *r, uint64_t first, uint64_t count, uint32_t from, um_frame_id frame, enum um_state to);
+void um_run_open(um_region *r, uint64_t first, uint64_t count);
+um_word um_run_release(um_region *r, uint64_t first, uint64_t count, enum um_state state);
+void um_run_absent(um_region *r, uint64_t first, uint64_t count);
+bool um_run_waiter(const um_region *r, uint64_t first, uint64_t count, uint64_t *page); /* the first with WAITER */
+
+uint64_t um_run_cost(const um_region *r, uint64_t first, uint64_t count); /* bytes to reserve before um_run_claim */
+
+/* um_run_release of one page; whoever waited is woken. Returns the word as it was. */
+um_word um_page_release(um_region *r, uint64_t page, enum um_state state);
+
+void um_page_wake(um_region *r, uint64_t first, uint64_t count);
+
 /* words.c */
 #define UM_LIVE_DROPPING 0xffffffffu
 int um_words_create(um_region *r);
 void um_words_destroy(um_region *r);
-uint64_t um_words_enter(um_region *r, uint64_t page); /* bytes of bookkeeping that it made, now charged */
-void um_words_leave(um_region *r, uint64_t page);
-uint64_t um_words_span(const um_region *r, uint64_t page);      /* the span its first byte is in */
-uint64_t um_words_span_page(const um_region *r, uint64_t span); /* the first page that begins in it */
-uint64_t um_words_cost(const um_region *r);                     /* the most that um_words_enter may charge */
-
-/* What must be reserved before a page is claimed: its memory, and the bookkeeping it may need. */
-static inline uint64_t um_page_cost(const um_region *r, uint64_t page) {
-  return um_page_memory(r, page) + um_words_cost(r);
-}
-
-/* ABSENT -> FILLING with this descriptor; inside the gate, um_page_cost reserved. Gives back what of the bookkeeping
- * was not needed. False: somebody was first; the page's memory is still reserved, and the descriptor the caller's. */
-bool um_page_claim(um_region *r, uint64_t page, um_frame_id frame);
-
-/* The same with a descriptor of its own; false: nothing is reserved any more. */
-bool um_page_take(um_region *r, uint64_t page);
-
-/* FILLING pages whose memory is about to become writable: somebody may write to it before they are DIRTY, and a flush
- * that comes after that write must not pass them by. */
-void um_page_open(um_region *r, uint64_t first, uint64_t count);
-
-/* The owner lets go: the page gets `state`, keeps its frame, loses every flag; whoever waited is woken. Returns the
- * word as it was. For every state but ABSENT (that is um_page_absent). */
-um_word um_page_release(um_region *r, uint64_t page, enum um_state state);
-
-/* The owner lets go of a page whose memory is gone: word zero, frame and bookkeeping given back, waiters woken. */
-void um_page_absent(um_region *r, uint64_t page);
-
-void um_page_wake(um_region *r, uint64_t first, uint64_t count);
+uint64_t um_words_enter(um_region *r, uint64_t first, uint64_t count); /* bytes of bookkeeping it made, now charged */
+void um_words_leave(um_region *r, uint64_t first, uint64_t count);
+uint64_t um_words_span(const um_region *r, uint64_t page);                  /* the span its first byte is in */
+uint64_t um_words_span_page(const um_region *r, uint64_t span);             /* the first page that begins in it */
+uint64_t um_words_cost(const um_region *r, uint64_t first, uint64_t count); /* the most um_words_enter may charge */
+uint64_t um_words_cost_most(const um_region *r);                            /* the same, for any one page */
 
 #endif

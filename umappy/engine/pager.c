@@ -1,12 +1,14 @@
 /* pager.c: a budget, its threads and what they share. */
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
 #include "uffd.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define THREAD_STACK (256u << 10)
@@ -73,8 +75,9 @@ static void destroy(um_pager *p) {
     um_memory_unmap(p->fillers[i].staging, p->fillers[i].staging_size);
   for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
     um_memory_unmap(p->evictors[i].staging, p->evictors[i].staging_size);
+  um_pool_destroy(p);
   um_memory_unmap(p->frames, p->frames_mapped);
-  for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, -2}; *fd != -2; fd++)
+  for (int *fd = (int[]){p->uffd, p->kick, p->pagemap, p->self, -2}; *fd != -2; fd++)
     if (*fd >= 0)
       close(*fd);
   free(p->fillers);
@@ -83,13 +86,17 @@ static void destroy(um_pager *p) {
   free(p);
 }
 
-static int open_descriptors(um_pager *p, uint32_t mode) {
+static int open_descriptors(um_pager *p, uint32_t mode, uint32_t mechanism) {
   uint64_t features;
   struct stat st;
   p->kick = p->pagemap = -1;
+  p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
   p->uffd = um_uffd_open(mode, &p->uffd_mode, &features);
   if (p->uffd < 0)
     return p->uffd;
+  p->mechanism = um_mechanism_choose(mechanism, p->uffd, features);
+  if (!p->mechanism)
+    return -EOPNOTSUPP;
   if (fstat(p->uffd, &st) || (p->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     return -errno;
   p->uffd_inode = (uint64_t)st.st_ino;
@@ -117,7 +124,6 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
     return -ENOMEM;
   um_fork_init();
   p->generation = um_fork_generation();
-  p->mechanism = &um_mechanism_copy;
   p->memory = options->memory;
   p->low_water = options->low_water ? options->low_water : p->memory / 32;
   p->high_water = options->high_water ? options->high_water : um_max(p->low_water, p->memory / 16);
@@ -128,7 +134,9 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
   init_condition(&p->work);
   init_condition(&p->evict_work);
   init_condition(&p->progress);
-  int code = open_descriptors(p, options->uffd);
+  int code = open_descriptors(p, options->uffd, options->mechanism);
+  if (code == 0)
+    code = um_pool_create(p);
   if (code) {
     destroy(p);
     return code;

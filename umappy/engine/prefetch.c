@@ -1,47 +1,51 @@
 /* prefetch.c: filling before anyone asks. A run of absent neighbours is claimed, read by one store call and placed by
  * one ioctl. Prefetch is a hint: a page that cannot be had goes back to ABSENT and is counted, nothing is raised;
  * whoever faulted on it meanwhile faults again and gets the error of its own fill. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
 
 #define PATIENCE_MS 100
 
 static void give_back(um_region *r, uint64_t first, uint64_t count) {
-  um_pager *p = r->pager;
   um_memory_drop(r, um_page_address(r, first), um_run_memory(r, first, count));
-  for (uint64_t page = first; page < first + count; page++) {
-    um_page_absent(r, page);
-    um_budget_release(p, um_page_memory(r, page));
-  }
+  um_run_absent(r, first, count);
+  um_budget_release(r->pager, um_run_memory(r, first, count));
 }
 
-static uint64_t fill_run(um_worker *w, um_region *r, uint64_t first, uint64_t count) {
+/* The pages are FILLING and this thread's; how many became resident. Part of a run that fails may be good. */
+static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
   um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  uint64_t first = f->page, count = f->count, filled = 0;
   um_error error = {0};
   if (um_fill_pages(w, r, first, count, true, &error) == 0) {
     um_gate_enter_wait(r);
-    uint64_t now = um_now_ns();
-    for (uint64_t page = first; page < first + count; page++) {
-      um_frame_id id = um_word_frame(um_page_load(r, page));
-      p->frames[id].born_ns = now;
-      um_frame_list(p, id);
-      um_page_release(r, page, UM_CLEAN);
-    }
-    um_page_wake(r, first, count);
+    atomic_store(&f->born_ns, um_now_ns());
+    um_frame_list(p, id, UM_LIST_RESIDENT);
+    if (um_run_release(r, first, count, UM_CLEAN) & UM_WAITER)
+      um_page_wake(r, first, count);
     um_gate_leave(r);
     UM_COUNT(r, prefetches, count);
     return count;
   }
-  if (count == 1) {
+  for (uint64_t page = first; page < first + count; page++) {
+    bool good = count > 1 && um_fill_pages(w, r, page, 1, true, &error) == 0;
     um_gate_enter_wait(r);
-    UM_COUNT(r, fill_errors, 1);
-    give_back(r, first, 1);
+    if (good) {
+      atomic_store(&f->born_ns, um_now_ns());
+      um_frame_list(p, id, UM_LIST_RESIDENT);
+      um_run_release(r, page, 1, UM_CLEAN);
+      um_page_wake(r, page, 1);
+      UM_COUNT(r, prefetches, 1);
+      filled++;
+    } else {
+      UM_COUNT(r, fill_errors, 1);
+      give_back(r, page, 1);
+    }
     um_gate_leave(r);
-    return 0;
   }
-  uint64_t filled = 0; /* part of it may be good */
-  for (uint64_t page = first; page < first + count; page++)
-    filled += fill_run(w, r, page, 1);
   return filled;
 }
 
@@ -50,7 +54,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
-    if (um_evict_one_clean(p))
+    if (um_pool_trim(p) || um_evict_one_clean(p)) /* not what was read ahead: it is no worse a guess */
       continue;
     if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;
@@ -63,39 +67,48 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   return got;
 }
 
-bool um_prefetch_run(um_worker *w, um_job *job) {
+/* Claims the absent pages at the start of [page, end), memory reserved, as one run; UM_NIL: none. */
+static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool patient, bool *memory) {
   um_pager *p = w->pager;
-  um_region *r = job->region;
-  uint64_t page = job->cursor;
-  uint64_t end = um_min(job->end, page + um_max(1, w->staging_size >> r->page_shift));
-  job->cursor = end;
-  job->active++;
-  pthread_mutex_unlock(&p->lock);
+  uint64_t limit = um_min(end - page, um_run_limit(r, w->staging_size)), count = 0;
+  while (count < limit && um_page_load(r, page + count) == 0)
+    count++;
+  if (count == 0) /* somebody was first */
+    return UM_NIL;
+  while (count > 0 && !reserve(p, um_run_cost(r, page, count), patient && count == 1))
+    count /= 2;
+  *memory = count > 0;
+  if (count == 0)
+    return UM_NIL;
+  um_frame_id id = um_frame_take(p, r, page, count);
+  if (id == UM_NIL) {
+    um_budget_release(p, um_run_cost(r, page, count));
+    return UM_NIL;
+  }
+  um_gate_enter_wait(r);
+  uint64_t claimed = um_run_claim(r, page, count, id);
+  um_gate_leave(r);
+  um_budget_release(p, um_run_memory(r, page, count) - (claimed ? um_run_memory(r, page, claimed) : 0));
+  p->frames[id].count = (uint32_t)claimed;
+  if (claimed)
+    return id;
+  um_frame_give(p, id);
+  return UM_NIL;
+}
 
-  uint64_t filled = 0;
+bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient, uint64_t *filled) {
+  uint64_t end = page + run;
   bool memory = true;
   while (page < end && memory) {
-    uint64_t count = 0;
-    um_gate_enter_wait(r);
-    while (page < end && um_page_load(r, page) != 0)
+    if (um_page_load(r, page) != 0) {
       page++;
-    while (page + count < end && um_page_load(r, page + count) == 0) {
-      um_gate_leave(r); /* the reservation may wait, but not while claimed pages do */
-      bool got = reserve(p, um_page_cost(r, page + count), count == 0);
-      um_gate_enter_wait(r);
-      memory = got || count;
-      if (!got || !um_page_take(r, page + count))
-        break;
-      count++;
+      continue;
     }
-    um_gate_leave(r);
-    if (count)
-      filled += fill_run(w, r, page, count);
-    page += um_max(count, 1);
+    um_frame_id id = claim_run(w, r, page, end, patient, &memory);
+    uint64_t n = id == UM_NIL ? 1 : w->pager->frames[id].count;
+    if (id != UM_NIL)
+      *filled += fill_run(w, r, id);
+    page += n;
   }
-
-  pthread_mutex_lock(&p->lock);
-  job->active--;
-  job->pages += filled;
   return memory;
 }

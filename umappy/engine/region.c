@@ -1,10 +1,17 @@
 /* region.c: making, finding and forgetting regions. The mapping itself is the binding's (Python's mmap object makes and
  * unmaps it); the region is what the engine knows of it. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool.h"
+#include "readahead.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
+
+#define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
+#define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
+#define GAP_MAX (16u << 10)    /* strides up to this are read whole */
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
   uint32_t low = 0, high = p->region_count;
@@ -36,7 +43,7 @@ um_region *um_region_enter(um_pager *p, uintptr_t address) {
 static void set_needs(um_pager *p) { /* regions_lock held */
   uint64_t cost = 0, memory = 0;
   for (uint32_t i = 0; i < p->region_count; i++) {
-    cost = um_max(cost, p->regions[i]->page_size + um_words_cost(p->regions[i]));
+    cost = um_max(cost, p->regions[i]->page_size + um_words_cost_most(p->regions[i]));
     memory = um_max(memory, um_pager_memory_min(p->regions[i]->page_size, p->filler_count, p->evictor_count));
   }
   atomic_store(&p->emergency, cost);
@@ -89,6 +96,43 @@ static int prepare_memory(um_region *r) {
   return 0;
 }
 
+/* Which of this region's runs may go through chunks. Read-only is read-only to whom the binding hands the memory: pages
+ * can only be moved between writable mappings. */
+static void choose_ways(um_region *r) {
+  um_pager *p = r->pager;
+  r->chunks = p->memory >= UM_CHUNKS_READ * (uint64_t)UM_CHUNK && r->page_size <= UM_CHUNK &&
+              r->address % r->page_size == 0 && (!um_blocks_tracked(r) || r->page_size == UM_CHUNK);
+  r->moves = p->mechanism->moves && r->page_size <= UM_CHUNK;
+  if (r->moves && !r->writable && mprotect((void *)r->address, r->mapped, PROT_READ | PROT_WRITE))
+    r->moves = false;
+}
+
+static int make_readahead(um_region *r) {
+  um_pager *p = r->pager;
+  uint64_t run = r->chunks ? UM_CHUNK : p->fillers[0].staging_size, window = um_min(WINDOW_MAX, p->memory / 8);
+  um_readahead_limits limits = {
+      .page_count = r->page_count,
+      .run_pages = (uint32_t)um_max(1, run >> r->page_shift),
+      .align_pages = (uint32_t)((r->address & (run - 1)) >> r->page_shift),
+      .window_pages = (uint32_t)(window >> r->page_shift),
+      .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
+      .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
+  };
+  void *memory = um_memory_map(um_readahead_bytes());
+  if (!memory)
+    return -ENOMEM;
+  um_budget_charge(p, um_round_up(um_readahead_bytes(), um_host_page));
+  r->readahead = um_readahead_init(memory, &limits);
+  return 0;
+}
+
+static void end_readahead(um_region *r) {
+  if (!r->readahead)
+    return;
+  um_memory_unmap(r->readahead, um_readahead_bytes());
+  um_budget_uncharge(r->pager, um_round_up(um_readahead_bytes(), um_host_page));
+}
+
 int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size, const um_region_options *options,
                      um_region **region) {
   uint64_t page_size = options->page_size;
@@ -116,8 +160,15 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
   r->page_count = (size + page_size - 1) >> r->page_shift;
   r->writable = options->writable;
   pthread_mutex_init(&r->errors.lock, NULL);
+  um_advise_init(r);
   int code = um_words_create(r);
   if (code) {
+    free(r);
+    return code;
+  }
+  choose_ways(r);
+  if (options->readahead && (code = make_readahead(r))) {
+    um_words_destroy(r);
     free(r);
     return code;
   }
@@ -132,6 +183,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     }
   }
   um_fork_withdraw(r);
+  end_readahead(r);
   um_words_destroy(r);
   free(r);
   return code;
@@ -139,21 +191,22 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
 
 /* The range is unmapped already and may be somebody else's: only descriptors and counts are given back. */
 static void give_back(um_pager *p, um_region *r) {
-  uint64_t bytes = 0;
-  pthread_mutex_lock(&p->frames_lock);
-  for (um_frame_id id = p->list_head, next; id != UM_NIL; id = next) {
-    um_frame *f = &p->frames[id];
-    next = f->next;
-    if (f->region != r)
-      continue;
-    bytes += um_page_memory(r, f->page);
-    um_frame_unlink(p, id);
-    f->region = NULL;
-    f->next = p->free_frames;
-    p->free_frames = id;
+  um_list *lists[] = {&p->resident, &p->standby};
+  for (int i = 0; i < 2; i++) {
+    pthread_mutex_lock(&p->frames_lock);
+    for (um_frame_id id = lists[i]->head, next; id != UM_NIL; id = next) {
+      next = p->frames[id].next;
+      if (p->frames[id].region != r)
+        continue;
+      if (p->frames[id].chunk) {
+        atomic_fetch_sub(&p->standby_bytes, UM_CHUNK);
+        um_pool_put_full(p, p->frames[id].chunk);
+      }
+      um_frame_forget(p, id);
+    }
+    pthread_mutex_unlock(&p->frames_lock);
   }
-  pthread_mutex_unlock(&p->frames_lock);
-  um_budget_release(p, bytes);
+  um_budget_release(p, atomic_load(&r->resident)); /* and tells of the chunks, too */
   um_budget_uncharge(p, atomic_load(&r->charged));
 }
 
@@ -166,16 +219,18 @@ void um_region_forget(um_region *r) {
   remove_region(p, r);
   give_back(p, r);
   um_uffd_wake(p->uffd, r->address, r->mapped); /* who still waits there finds the mapping gone */
+  end_readahead(r);
   um_words_destroy(r);
+  um_advise_destroy(r);
   pthread_mutex_destroy(&r->errors.lock);
   free(r);
 }
 
 int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *out) {
   static const uint8_t face[] = {
-      [UM_ABSENT] = UM_PAGE_ABSENT, [UM_FILLING] = UM_PAGE_BUSY,  [UM_CLEAN] = UM_PAGE_CLEAN,
-      [UM_DIRTY] = UM_PAGE_DIRTY,   [UM_WRITING] = UM_PAGE_DIRTY, [UM_EVICTING] = UM_PAGE_BUSY,
-      [UM_FAILED] = UM_PAGE_FAILED,
+      [UM_ABSENT] = UM_PAGE_ABSENT, [UM_FILLING] = UM_PAGE_BUSY,    [UM_CLEAN] = UM_PAGE_CLEAN,
+      [UM_DIRTY] = UM_PAGE_DIRTY,   [UM_WRITING] = UM_PAGE_DIRTY,   [UM_EVICTING] = UM_PAGE_BUSY,
+      [UM_FAILED] = UM_PAGE_FAILED, [UM_STANDBY] = UM_PAGE_STANDBY, [UM_LEAVING] = UM_PAGE_DIRTY,
   };
   if (first > r->page_count || count > r->page_count - first)
     return -EINVAL;
@@ -191,6 +246,15 @@ int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *o
   return 0;
 }
 
+/* frames_lock held. A failed page of the run becomes EVICTING and the caller's. */
+static bool take_failed(um_region *r, um_frame_id id, uint64_t *page) {
+  const um_frame *f = &r->pager->frames[id];
+  for (*page = f->page; *page < f->page + f->count; (*page)++)
+    if (um_run_take(r, *page, 1, UM_IN(UM_FAILED), id, UM_EVICTING))
+      return true;
+  return false;
+}
+
 int um_region_retry(um_region *r) {
   um_pager *p = r->pager;
   int count = 0;
@@ -200,15 +264,9 @@ int um_region_retry(um_region *r) {
     if (!um_gate_enter(r))
       return count;
     pthread_mutex_lock(&p->frames_lock);
-    for (id = p->list_head; id != UM_NIL; id = p->frames[id].next) {
-      page = p->frames[id].page;
-      um_word w;
-      if (p->frames[id].region != r || um_word_state(w = um_page_load(r, page)) != UM_FAILED || (w & UM_BUSY) ||
-          !um_page_change(r, page, &w, um_word_make(UM_EVICTING, 0, id)))
-        continue;
-      um_frame_unlink(p, id);
-      break;
-    }
+    for (id = p->resident.head; id != UM_NIL; id = p->frames[id].next)
+      if (p->frames[id].region == r && take_failed(r, id, &page))
+        break;
     pthread_mutex_unlock(&p->frames_lock);
     if (id != UM_NIL) {
       um_evict_drop(r, page, 1);

@@ -8,7 +8,7 @@ int um_memory_wait(um_pager *p, uint64_t bytes, uint64_t keep, uint64_t deadline
   atomic_fetch_add(&p->memory_waiters, 1);
   atomic_fetch_add(&p->wanted, bytes);
   while (!um_budget_try(p, bytes, keep)) {
-    if (um_evict_one_clean(p))
+    if (um_memory_make(p))
       continue;
     if (um_now_ns() >= deadline_ns) {
       code = -ETIMEDOUT;

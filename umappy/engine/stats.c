@@ -7,7 +7,8 @@
   X(read_faults) X(write_faults) X(protect_faults) X(stale_faults)                                                     \
   X(fills) X(prefetches) X(evictions) X(writes)                                                                        \
   X(store_reads) X(store_writes) X(store_flushes) X(bytes_read) X(bytes_written)                                       \
-  X(fill_errors) X(write_errors) X(retries)
+  X(fill_errors) X(write_errors) X(retries)                                                                            \
+  X(readahead) X(readahead_used) X(readahead_wasted) X(standby_hits) X(pinned)
 /* clang-format on */
 
 static uint64_t get(const _Atomic uint64_t *counter) {
@@ -31,6 +32,7 @@ void um_counters_merge(um_counters *to, const um_counters *from) {
 static void add_pages(um_stats *stats, um_region *r) {
   stats->resident += atomic_load(&r->resident);
   stats->dirty += atomic_load(&r->dirty);
+  stats->standby += atomic_load(&r->standby);
 }
 
 static void add_pager(um_stats *stats, um_pager *p) {
@@ -38,6 +40,7 @@ static void add_pager(um_stats *stats, um_pager *p) {
   stats->used = atomic_load(&p->used);
   stats->peak_used = atomic_load(&p->peak_used);
   stats->overhead = atomic_load(&p->overhead);
+  stats->idle = atomic_load(&p->pool.idle);
   stats->fillers = p->filler_count;
   stats->evictors = p->evictor_count;
   stats->uffd = p->uffd_mode;

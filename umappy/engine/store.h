@@ -12,6 +12,23 @@
 
 #include <stdatomic.h>
 
+/* One read of a batch. */
+typedef struct um_read {
+  uint64_t offset; /* bytes from the start of the store */
+  void *buffer;
+  uint64_t length; /* bytes */
+  int code;        /* out: 0 or -code, as read returns it */
+  um_error *error; /* out where code is not 0; may be NULL */
+} um_read;
+
+typedef struct um_batch {
+  um_read *reads;
+  uint32_t count;
+  uint64_t timeout_ns; /* when no read ends for so long, those left end with -ETIMEDOUT; 0: wait for ever */
+  void (*ended)(struct um_batch *batch, um_read *read); /* once a read, as they end, on the calling thread; or NULL */
+  void *context;                                        /* the caller's */
+} um_batch;
+
 typedef struct um_store_ops {
   const char *name;
   int (*read)(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
@@ -19,6 +36,18 @@ typedef struct um_store_ops {
   int (*flush)(um_store *store, um_error *error);
   int (*close)(um_store *store, um_error *error); /* frees */
   void (*forked)(um_store *store); /* in a forked child: let go of what the parent's lock hangs on; async-signal-safe */
+
+  /* The rest may be missing (NULL); wrappers have none of it, so that they see every read. */
+
+  /* As many reads in flight as the device wants, from this one thread. 0: all ended, each with its code; -EOPNOTSUPP:
+   * nothing was done, the caller reads one by one, on as many threads as it has. A buffer holds its bytes once the read
+   * ended with 0; after -ETIMEDOUT the device may still write into it, until read_batch returns: it does not before the
+   * device has let go of them all. `ended` must not call read_batch. */
+  int (*read_batch)(um_store *store, um_batch *batch);
+  /* 0: the bytes were in memory already and are in `buffer`. Else it did not wait for any, `buffer` may hold anything,
+   * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
+   * of no use. Errors are left to read. */
+  int (*read_cached)(um_store *store, uint64_t offset, void *buffer, uint64_t length);
 } um_store_ops;
 
 /* The first member of every store. */

@@ -101,7 +101,7 @@ static int check_end(const transfer *t) {
   return t->at + t->length > (uint64_t)status.st_size ? UM_IO_END : 0;
 }
 
-static um_file *find_file(um_file_store *self, uint64_t offset) {
+um_file *um_file_find(um_file_store *self, uint64_t offset) {
   uint32_t low = 0, high = self->file_count; /* the last file that begins at or before offset lies in [low, high) */
   while (high - low > 1) {
     uint32_t middle = low + (high - low) / 2;
@@ -125,7 +125,7 @@ static int move_all(um_file_store *self, bool writing, uint64_t offset, char *me
   int result = check_forked(self, writing ? UM_OP_WRITE : UM_OP_READ, offset, length, error);
   if (result < 0)
     return result;
-  for (um_file *file = find_file(self, offset); length > 0; file++) {
+  for (um_file *file = um_file_find(self, offset); length > 0; file++) {
     uint64_t inside = offset - file->base;
     uint64_t count = file->size - inside < length ? file->size - inside : length;
     if (count == 0)
@@ -245,6 +245,8 @@ const um_store_ops um_file_store_ops = {
     .flush = file_store_flush,
     .close = file_store_close,
     .forked = file_store_forked,
+    .read_batch = um_file_store_read_batch,
+    .read_cached = um_file_store_read_cached,
 };
 
 int um_file_store_is_direct(um_store *store) {

@@ -1,6 +1,8 @@
 /* store_file.h: what the files of the file store share.
  *
  *   store_file.c         reading, writing, flushing, closing
+ *   store_file_batch.c   many reads in flight from one thread
+ *   store_file_cached.c  reading what the page cache has already
  *   store_file_open.c    from options to open, checked, sized files; undoing it
  *   store_file_direct.c  may this file have O_DIRECT, and with which alignment
  *   store_file_lock.c    one writer a file
@@ -31,6 +33,9 @@ typedef struct um_file {
   atomic_bool written_direct;   /* not flushed yet; set when a write ends, cleared under flush_lock */
   atomic_bool written_buffered; /* likewise */
   int flush_code;               /* flush_lock: errno of the flush that failed; it fails for ever, see flush_file */
+  atomic_int cached_skip;       /* read_cached: how many more calls not to ask the kernel; about 0: ask */
+  atomic_int cached_misses;     /* read_cached: in a row */
+  atomic_bool cached_refused;   /* read_cached: the kernel cannot tell for this file */
 } um_file;
 
 typedef struct um_file_store {
@@ -44,6 +49,10 @@ typedef struct um_file_store {
 } um_file_store;
 
 extern const um_store_ops um_file_store_ops;
+
+um_file *um_file_find(um_file_store *store, uint64_t offset); /* the one that holds the byte at offset */
+int um_file_store_read_batch(um_store *store, um_batch *batch);
+int um_file_store_read_cached(um_store *store, uint64_t offset, void *buffer, uint64_t length);
 
 /* Opens file->direct and fills its alignment, or writes into `reason` why the file cannot have it and returns
  * -EOPNOTSUPP. Other errors are the system's. */

@@ -18,6 +18,7 @@
 #define WRITEPROTECT_WP 1ull
 #define USER_MODE_ONLY 1
 #define AGAIN_DEADLINE_NS 10000000000ull
+#define BUSY_NS 1000000u
 
 struct range {
   uint64_t start, length;
@@ -43,6 +44,7 @@ struct protect {
 #define IOC_REGISTER _IOWR(0xAA, 0x00, struct reg)
 #define IOC_WAKE _IOR(0xAA, 0x02, struct range)
 #define IOC_COPY _IOWR(0xAA, 0x03, struct copy)
+#define IOC_MOVE _IOWR(0xAA, 0x05, struct copy)
 #define IOC_PROTECT _IOWR(0xAA, 0x06, struct protect)
 
 static int open_device(void) {
@@ -73,6 +75,15 @@ static int open_mode(uint32_t mode) {
   }
 }
 
+/* A refusal leaves the descriptor as it was. */
+static int handshake(int fd, uint64_t wanted, uint64_t *features) {
+  struct api api = {.api = 0xAA, .features = wanted};
+  if (ioctl(fd, IOC_API, &api))
+    return -errno;
+  *features = api.features;
+  return 0;
+}
+
 int um_uffd_open(uint32_t mode, uint32_t *used, uint64_t *features) {
   int fd = -EPERM;
   if (mode == UM_UFFD_AUTO) {
@@ -84,14 +95,15 @@ int um_uffd_open(uint32_t mode, uint32_t *used, uint64_t *features) {
   }
   if (fd < 0)
     return fd;
-  struct api api = {.api = 0xAA, .features = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_THREAD_ID};
-  if (ioctl(fd, IOC_API, &api)) {
-    int code = errno == EINVAL ? -ENOSYS : -errno; /* EINVAL: a kernel before 5.7 */
+  const uint64_t needed = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_THREAD_ID;
+  int code = handshake(fd, needed | UM_UFFD_FEATURE_MOVE, features);
+  if (code == -EINVAL) /* before 6.8 */
+    code = handshake(fd, needed, features);
+  if (code) {
     close(fd);
-    return code;
+    return code == -EINVAL ? -ENOSYS : code; /* EINVAL: a kernel before 5.7 */
   }
   *used = mode;
-  *features = api.features;
   return fd;
 }
 
@@ -134,6 +146,35 @@ int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool p
     }
   }
   return 0;
+}
+
+/* EBUSY: a page is pinned by a device, or was a moment ago (O_DIRECT lets go late): tried for a millisecond. What was
+ * moved before the failure stays moved: `moved` tells how much, and may be NULL. */
+int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved) {
+  uint64_t done = 0, since = 0;
+  int code = 0;
+  while (done < length) {
+    struct copy move = {to + done, from + done, length - done, COPY_DONTWAKE, 0};
+    if (ioctl(fd, IOC_MOVE, &move) == 0) {
+      done = length;
+      break;
+    }
+    code = errno;
+    if (move.copied > 0) {
+      done += (uint64_t)move.copied;
+      since = 0;
+      continue;
+    }
+    uint64_t now = um_now_ns();
+    since = since ? since : now;
+    uint64_t patience = code == EAGAIN || code == EINTR ? AGAIN_DEADLINE_NS : code == EBUSY ? BUSY_NS : 0;
+    if (now - since >= patience)
+      break;
+    sched_yield();
+  }
+  if (moved)
+    *moved = done;
+  return done == length ? 0 : -code;
 }
 
 /* Kernels before 6.3 want the range in one mapping; mlock, mprotect and the like on a part of it make several. */

@@ -21,6 +21,10 @@
 #define UM_UFFD_SYSCALL 2
 #define UM_UFFD_USER_MODE_ONLY 3
 
+#define UM_MECHANISM_AUTO 0
+#define UM_MECHANISM_COPY 1
+#define UM_MECHANISM_MOVE 2
+
 #define UM_OP_READ 1
 #define UM_OP_WRITE 2
 #define UM_OP_FLUSH 3
@@ -118,6 +122,7 @@ typedef struct um_pager_options {
   uint32_t evictors;
   uint32_t uffd;       /* UM_UFFD_... */
   uint32_t timeout_ms; /* a failing store is retried, and a fault waits for memory, this long */
+  uint32_t mechanism;  /* UM_MECHANISM_... */
 } um_pager_options;
 
 typedef struct um_stats {
@@ -129,9 +134,14 @@ typedef struct um_stats {
   uint64_t store_reads, store_writes, store_flushes; /* calls */
   uint64_t bytes_read, bytes_written;
   uint64_t fill_errors, write_errors, retries;
-  uint64_t fault_ns[UM_HISTOGRAM_BUCKETS]; /* faults whose service took [2^i, 2^(i+1)) ns */
-  uint32_t fillers, evictors;              /* threads running, which may be fewer than asked for */
-  uint32_t uffd;                           /* UM_UFFD_... in use */
+  uint64_t readahead, readahead_used, readahead_wasted; /* pages */
+  uint64_t standby_hits;                                /* pages taken back from standby */
+  uint64_t pinned;                                      /* evictions that found a device's pin */
+  uint64_t standby;                                     /* bytes not mapped, but still in memory */
+  uint64_t idle;                                        /* bytes of used that are kept warm for the next fills */
+  uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];              /* faults whose service took [2^i, 2^(i+1)) ns */
+  uint32_t fillers, evictors;                           /* threads running, which may be fewer than asked for */
+  uint32_t uffd;                                        /* UM_UFFD_... in use */
   uint32_t regions;
   char mechanism[8];
 } um_stats;
@@ -150,6 +160,7 @@ int um_pager_error_wait(uint32_t timeout_ms); /* 1: an undelivered fault error m
 typedef struct um_region_options {
   uint64_t page_size;
   int32_t writable;
+  int32_t readahead; /* find streams and read ahead of them */
 } um_region_options;
 
 int um_memory_locked(void); /* 1: mlockall(MCL_FUTURE) would populate a new mapping */
@@ -167,18 +178,28 @@ int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, 
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
 int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
+int um_region_advise(um_region *region, uint64_t offset, uint64_t length,
+                     int hint); /* -ENOSPC: too many separate ranges */
 int um_region_tainted(um_region *region);
 int um_region_retry(um_region *region); /* failed pages become absent again; how many */
+
+#define UM_ADVISE_NORMAL 0
+#define UM_ADVISE_SEQUENTIAL 1
+#define UM_ADVISE_RANDOM 2
+#define UM_ADVISE_WILLWRITE 3
 
 #define UM_PAGE_ABSENT 0
 #define UM_PAGE_CLEAN 1
 #define UM_PAGE_DIRTY 2
 #define UM_PAGE_BUSY 3
 #define UM_PAGE_FAILED 4
+#define UM_PAGE_STANDBY 5
 
 um_job *um_region_flush_start(um_region *region, uint64_t offset, uint64_t length, int durable);
 um_job *um_region_evict_start(um_region *region, uint64_t offset, uint64_t length);
 um_job *um_region_prefetch_start(um_region *region, uint64_t offset, uint64_t length);
+um_job *um_region_prefetch_pages_start(um_region *region, const uint64_t *pages,
+                                       uint64_t count); /* rising page numbers; NULL also when they are not */
 int um_job_wait(um_job *job, uint32_t timeout_ms, um_error *error); /* 0, -ETIMEDOUT, or -code with error filled */
 uint64_t um_job_pages(um_job *job);
 void um_job_release(um_job *job);
@@ -186,7 +207,9 @@ void um_job_release(um_job *job);
 /* The process */
 void um_exit_arm(uint32_t timeout_ms); /* flush what is left when the process exits, for so long at most */
 void um_exit_flush(void);              /* now; once */
-int um_process_forked(void);           /* 1 in a child of the process that made the engine */
+int um_io_uring_set(int mode); /* 0: never; -1: where it is allowed (default); 1: the same, but -errno of a refusal */
+int um_io_uring_probe(void);   /* 0: many reads can be in flight from one thread; else -errno of the refusal */
+int um_process_forked(void);   /* 1 in a child of the process that made the engine */
 /* cffi: end */
 
 #endif

@@ -61,24 +61,25 @@ uint64_t um_words_span_page(const um_region *r, uint64_t span) {
   return start <= r->address ? 0 : (start - r->address + r->page_size - 1) >> r->page_shift;
 }
 
-static bool live_enter(_Atomic uint32_t *live) { /* true: it was empty */
+static bool live_enter(_Atomic uint32_t *live, uint32_t pages) { /* true: it was empty */
   uint32_t n = atomic_load(live);
   for (;;) {
     if (n == UM_LIVE_DROPPING) {
       sched_yield();
       n = atomic_load(live);
-    } else if (atomic_compare_exchange_weak(live, &n, n + 1)) {
+    } else if (atomic_compare_exchange_weak(live, &n, n + pages)) {
       return n == 0;
     }
   }
 }
 
-static bool live_leave(_Atomic uint32_t *live) { /* true: now empty, and the caller must drop, then store zero */
+/* True: now empty, and the caller must drop, then store zero. */
+static bool live_leave(_Atomic uint32_t *live, uint32_t pages) {
   uint32_t n = atomic_load(live);
-  UM_ASSERT(n != 0 && n != UM_LIVE_DROPPING);
-  while (!atomic_compare_exchange_weak(live, &n, n == 1 ? UM_LIVE_DROPPING : n - 1))
+  UM_ASSERT(n >= pages && n != UM_LIVE_DROPPING);
+  while (!atomic_compare_exchange_weak(live, &n, n == pages ? UM_LIVE_DROPPING : n - pages))
     ;
-  return n == 1;
+  return n == pages;
 }
 
 static void span_drop(um_region *r, uint64_t span) {
@@ -101,32 +102,52 @@ static void uncharge(um_region *r, uint64_t bytes) {
   um_budget_uncharge(r->pager, bytes);
 }
 
-/* A page may straddle two spans. */
-uint64_t um_words_cost(const um_region *r) {
+uint64_t um_words_cost_most(const um_region *r) { /* a page may straddle two spans */
   return um_host_page + 2 * table_bytes(r);
 }
 
-uint64_t um_words_enter(um_region *r, uint64_t page) {
-  uint64_t bytes = 0;
-  if (live_enter(&r->block_live[page / words_a_block()]))
-    bytes += charge(r, um_host_page);
-  for (uint64_t span = span_first(r, page); span <= span_last(r, page); span++)
-    if (live_enter(&r->spans[span].live))
+uint64_t um_words_cost(const um_region *r, uint64_t first, uint64_t count) {
+  uint64_t last = first + count - 1, blocks = last / words_a_block() - first / words_a_block() + 1;
+  return blocks * um_host_page + (span_last(r, last) - span_first(r, first) + 1) * table_bytes(r);
+}
+
+/* How many of the pages touch the span: a page may straddle two. */
+static uint32_t pages_in_span(const um_region *r, uint64_t span, uint64_t first, uint64_t count) {
+  uintptr_t start = ((r->address >> r->span_shift) + span) << r->span_shift, end = start + (1ull << r->span_shift);
+  uint64_t from = start <= r->address ? 0 : (start - r->address) >> r->page_shift;
+  uint64_t to = (end - 1 - r->address) >> r->page_shift;
+  from = um_max(from, first);
+  to = um_min(to, first + count - 1);
+  return (uint32_t)(to - from + 1);
+}
+
+static uint32_t pages_in_block(uint64_t block, uint64_t first, uint64_t count) {
+  return (uint32_t)(um_min((block + 1) * words_a_block(), first + count) - um_max(block * words_a_block(), first));
+}
+
+uint64_t um_words_enter(um_region *r, uint64_t first, uint64_t count) {
+  uint64_t bytes = 0, last = first + count - 1;
+  for (uint64_t block = first / words_a_block(); block <= last / words_a_block(); block++)
+    if (live_enter(&r->block_live[block], pages_in_block(block, first, count)))
+      bytes += charge(r, um_host_page);
+  for (uint64_t span = span_first(r, first); span <= span_last(r, last); span++)
+    if (live_enter(&r->spans[span].live, pages_in_span(r, span, first, count)))
       bytes += charge(r, table_bytes(r));
   return bytes;
 }
 
-void um_words_leave(um_region *r, uint64_t page) {
-  for (uint64_t span = span_first(r, page); span <= span_last(r, page); span++)
-    if (live_leave(&r->spans[span].live)) {
+void um_words_leave(um_region *r, uint64_t first, uint64_t count) {
+  uint64_t last = first + count - 1;
+  for (uint64_t span = span_first(r, first); span <= span_last(r, last); span++)
+    if (live_leave(&r->spans[span].live, pages_in_span(r, span, first, count))) {
       span_drop(r, span);
       atomic_store(&r->spans[span].live, 0);
       uncharge(r, table_bytes(r));
     }
-  uint64_t block = page / words_a_block();
-  if (live_leave(&r->block_live[block])) {
-    madvise((void *)((uintptr_t)r->words + block * um_host_page), um_host_page, MADV_DONTNEED);
-    atomic_store(&r->block_live[block], 0);
-    uncharge(r, um_host_page);
-  }
+  for (uint64_t block = first / words_a_block(); block <= last / words_a_block(); block++)
+    if (live_leave(&r->block_live[block], pages_in_block(block, first, count))) {
+      madvise((void *)((uintptr_t)r->words + block * um_host_page), um_host_page, MADV_DONTNEED);
+      atomic_store(&r->block_live[block], 0);
+      uncharge(r, um_host_page);
+    }
 }

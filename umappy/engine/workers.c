@@ -1,9 +1,11 @@
 /* workers.c: what the engine's threads do between pieces of work.
  *
  * Fillers are leader and followers. The leader waits in the uffd and serves what needs no I/O; when a fault needs the
- * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way. When
+ * store it hands the lead to an idle filler and reads the store itself, so a fault crosses no thread on its way; bytes
+ * that the store has in memory are no I/O. When
  * nobody is idle the work is queued and the leader goes on reading: somebody always is, unless there is only one
- * filler. Demand before prefetch, always; prefetch leaves one filler for demand where there are three or more.
+ * filler. Demand before prefetch, always. Where fillers are few, prefetch leaves one of them free for demand; where
+ * they are many, one is done so soon that a fault need not have its own.
  *
  * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
 #include "mechanism.h"
@@ -16,6 +18,7 @@
 #include <unistd.h>
 
 #define MESSAGES 16
+#define MANY_FILLERS 8
 
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns) {
   struct timespec at = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
@@ -101,19 +104,26 @@ static int read_messages(um_pager *p, struct uffd_msg *messages, int timeout_ms)
   return n < 0 ? 0 : n; /* EAGAIN: woken meanwhile */
 }
 
+static bool prefetch_waits(um_pager *p) {
+  return p->ahead_count || um_job_prefetch_waits(p);
+}
+
 /* pager->lock held; let go inside. Leads until there is a fill for this filler (returned) or a prefetch (nil). */
-static um_frame_id lead(um_pager *p) {
+static um_frame_id lead(um_worker *w) {
+  um_pager *p = w->pager;
   struct uffd_msg messages[MESSAGES];
   bool alone = p->filler_count == 1;
   p->leader = true;
   while (!atomic_load(&p->stop)) {
-    bool work = alone && (p->demand.length || um_job_prefetch_waits(p));
+    bool work = alone && (p->demand.length || prefetch_waits(p));
     pthread_mutex_unlock(&p->lock);
     int n = read_messages(p, messages, work ? 0 : 10 * UM_TICK_MS);
     um_queue found = {0};
     for (int i = 0; i < n; i++)
       if (messages[i].event == UM_UFFD_EVENT_PAGEFAULT)
         um_fault_handle(p, &messages[i], &found);
+    if (found.length == 1 && um_fill_cached(w, found.head))
+      found = (um_queue){0};
     pthread_mutex_lock(&p->lock);
     um_starved_check(p);
     for (um_frame_id id; (id = um_queue_pop(p, &found)) != UM_NIL;)
@@ -125,16 +135,16 @@ static um_frame_id lead(um_pager *p) {
       p->leader = false;
       return um_queue_pop(p, &p->demand);
     }
-    if (alone && um_job_prefetch_waits(p))
+    if (alone && prefetch_waits(p))
       break;
   }
   p->leader = false;
   return UM_NIL;
 }
 
-static bool may_prefetch(const um_pager *p) {
-  uint32_t most = p->filler_count > 2 ? p->filler_count - 2 : 1;
-  return p->prefetching < most && p->demand.length == 0;
+bool um_work_may_prefetch(const um_pager *p) {
+  uint32_t spare = p->filler_count >= 3 && p->filler_count < MANY_FILLERS, most = p->filler_count - 1 - spare;
+  return p->prefetching < um_max(1, most) && p->demand.length == 0;
 }
 
 void *um_filler_main(void *worker) {
@@ -143,12 +153,12 @@ void *um_filler_main(void *worker) {
   prctl(PR_SET_NAME, "um-filler");
   pthread_mutex_lock(&p->lock);
   while (!atomic_load(&p->stop)) {
-    um_frame_id id = p->leader ? um_queue_pop(p, &p->demand) : lead(p);
+    um_frame_id id = p->leader ? um_queue_pop(p, &p->demand) : lead(w);
     if (id != UM_NIL) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
       pthread_mutex_lock(&p->lock);
-    } else if (!may_prefetch(p) || !um_job_prefetch_step(w)) {
+    } else if (!um_work_may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w))) {
       if (!p->leader || p->demand.length)
         continue;
       p->idle++;

@@ -4,13 +4,15 @@
  *   claim    DIRTY -> WRITING|COPYING, page by page, neighbours while they are dirty and the buffer lasts
  *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets
  *            REDIRTIED
- *   copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST
+ *   copy     into the worker's buffer, of a large page its dirty blocks; COPYING ends. A page that somebody drops
+ *            meanwhile is LOST
  *   write    from the buffer, outside the gate
  *   finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed, or FAILED when LOST; the
  *            evictor takes the pages it wants to EVICTING instead of CLEAN
  *
  * A write that lands between protect and copy is in the copy and also makes the page dirty again: it is written twice,
  * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits or passes by. */
+#include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -56,11 +58,12 @@ static um_word clear(um_region *r, uint64_t page, um_word flags) {
   return w;
 }
 
-static int write_piece(um_worker *w, um_region *r, uint64_t offset, uint64_t length, um_error *error) {
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
-    int code = r->store->ops->write(r->store, offset, w->staging, length, error);
+    int code = r->store->ops->write(r->store, offset, buffer, length, error);
     UM_COUNT(r, store_writes, 1);
     if (code == 0) {
       UM_COUNT(r, bytes_written, length);
@@ -88,35 +91,60 @@ static void copy_out(void *to, const void *from, uint64_t length) {
 }
 #endif
 
-/* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
-int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
-  uint64_t memory = um_run_memory(r, first, count), data = um_run_bytes(r, first, count),
-           start = first << r->page_shift;
-  UM_ASSERT(count == 1 || memory <= w->staging_size);
+/* Protects the run; the dirty blocks of its page, where there are such, are taken while nobody can add to them. */
+static int protect(um_region *r, uint64_t first, uint64_t count, um_frame *f, uint64_t *blocks) {
   for (uint64_t page = first; page < first + count; page++)
     set_busy(r, page);
-  int code = um_uffd_protect(r->pager->uffd, r->address + start, memory);
+  int code = um_uffd_protect(r->pager->uffd, um_page_address(r, first), um_run_memory(r, first, count));
+  *blocks = code || !um_blocks_tracked(r) ? UM_BLOCKS_ALL : atomic_exchange(&f->blocks, 0);
+  UM_ASSERT(*blocks != 0);
   for (uint64_t page = first; page < first + count; page++)
     clear(r, page, UM_BUSY);
+  return code;
+}
+
+/* The stretch to write at or behind byte *at of the run. */
+static bool next_stretch(const um_region *r, uint64_t first, uint64_t count, uint64_t blocks, uint64_t *at,
+                         uint64_t *length) {
+  if (count == 1)
+    return um_blocks_next(r, first, blocks, at, length);
+  *length = um_run_bytes(r, first, count);
+  return *at == 0;
+}
+
+/* COPYING ends. True: somebody dropped a page before it was copied. */
+static bool end_copying(um_region *r, uint64_t first, uint64_t count) {
+  bool lost = false;
+  for (uint64_t page = first; page < first + count; page++)
+    lost |= (clear(r, page, UM_COPYING) & UM_LOST) != 0;
+  return lost;
+}
+
+/* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
+int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
+  uint64_t start = first << r->page_shift, data = um_run_bytes(r, first, count), blocks, at = 0, length = 0;
+  um_frame *f = &r->pager->frames[um_word_frame(um_page_load(r, first))];
+  UM_ASSERT(count == 1 || (um_run_memory(r, first, count) <= w->staging_size && !um_blocks_tracked(r)));
+  int code = protect(r, first, count, f, &blocks);
   if (code)
     return um_error_set(error, -code, UM_OP_MEMORY, start, data, "the kernel would not protect the page");
 
-  bool lost = false;
-  for (uint64_t done = 0; done < data && code == 0 && !lost;) {
-    uint64_t n = um_min(data - done, w->staging_size);
-    copy_out(w->staging, (const void *)(r->address + start + done), n);
-    if (done + n == data)
-      for (uint64_t page = first; page < first + count; page++)
-        lost |= (clear(r, page, UM_COPYING) & UM_LOST) != 0;
-    else
-      lost = (um_page_load(r, first) & UM_LOST) != 0;
+  bool lost = false, more = next_stretch(r, first, count, blocks, &at, &length);
+  while (more && code == 0) {
+    uint64_t n = um_min(length, w->staging_size), from = at;
+    copy_out(w->staging, (const void *)(r->address + start + from), n);
+    at += n;
+    length -= n;
+    more = length || next_stretch(r, first, count, blocks, &at, &length);
+    lost = more ? (um_page_load(r, first) & UM_LOST) != 0 : end_copying(r, first, count);
     if (lost)
       break;
     um_gate_leave(r);
-    code = write_piece(w, r, start + done, n, error);
+    code = um_writeback_piece(w, r, start + from, w->staging, n, error);
     um_gate_enter_wait(r);
-    done += n;
   }
+  if (um_blocks_tracked(r) && (code || lost))
+    atomic_fetch_or(&f->blocks, blocks);
   if (lost) { /* the others of the run are tried again */
     um_error_set(error, UM_EDROPPED, UM_OP_MEMORY, start, data,
                  "unwritten bytes were dropped by somebody's madvise or munmap");
@@ -158,12 +186,7 @@ uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int c
   uint64_t dropping = 0, freed = 0;
   for (uint64_t i = 0; i < count; i++) {
     uint64_t page = first + i;
-    um_frame_id id = um_word_frame(um_page_load(r, page));
-    bool wanted = evict && evict[i];
-    if (wanted) /* it may have been taken off when it was picked; back on before it can be anybody else's */
-      um_frame_list(r->pager, id);
-    if (finish(r, page, code, wanted) == UM_EVICTING) {
-      um_frame_unlist(r->pager, id);
+    if (finish(r, page, code, evict && evict[i]) == UM_EVICTING) {
       dropping++;
       continue;
     }

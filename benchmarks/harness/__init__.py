@@ -1,0 +1,1 @@
+"""What the benchmarks share: places to work in, contenders in processes of their own, rounds, results, the table."""

@@ -1,0 +1,47 @@
+"""What a row needs to measure itself: the settings of this run, places to work in, the devices' limits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.device_limits import DeviceLimits
+from harness.place import Place
+from harness.rounds import Run
+from harness.trial import Trial
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Sizes in bytes. `limit` is the cgroup's, `memory` our budget in it."""
+
+    size: int
+    limit: int
+    memory: int
+    rounds: int
+    reads: int
+    """Random reads and writes of a contender."""
+    places: tuple[Place, ...]
+    limits: DeviceLimits
+
+    @property
+    def fast(self) -> Place | None:
+        """The fast device; None where it was not asked for."""
+        return next((place for place in self.places if place.name == "fast"), None)
+
+    def prepare(
+        self,
+        function: Callable[..., dict[str, float]],
+        place: Place | None = None,
+        *,
+        expected: dict[str, float] | None = None,
+        **arguments: Any,
+    ) -> Run:
+        """Returns a contender for `alternate`: `function` in a process of its own."""
+        return Trial(function, arguments, self.limit, place, expected).run
+
+    def prepare_limits(self, place: Place) -> Run:
+        """Returns the contender that is the device itself."""
+        return functools.partial(self.limits.measure, place.numbers(self.size).path)

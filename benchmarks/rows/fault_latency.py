@@ -1,0 +1,67 @@
+"""From fault to data: the engine against a bare uffd loop, by the engine's own test, built with optimization.
+
+Every fault wakes a thread. Where that thread has another core, the wake-up is most of what there is, the more so in a
+virtual machine; where it has the same core, what is left is what the two do. Cores are kept from halting meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from harness.awake import keep_awake
+from harness.bench import Bench
+from harness.errors import ContenderError
+from harness.figures import value
+from harness.result import Result, Side, Target, compare
+from harness.rounds import alternate
+from harness.sample import Sample
+
+ENGINE_TESTS = Path(__file__).parents[2] / "tests" / "engine"
+FLAGS = "-std=gnu11 -O2 -pthread"
+LINE = re.compile(r"bare uffd loop (?P<bare>[0-9.]+) us, engine (?P<engine>[0-9.]+) us")
+
+
+def run(program: str, faulting: int, serving: int) -> Sample:
+    """Runs the test with the thread that faults and those that serve it on these cores."""
+    with keep_awake():
+        done = subprocess.run([program, str(faulting), str(serving)], capture_output=True, text=True)
+    found = LINE.search(done.stdout)
+    if done.returncode or not found:
+        raise ContenderError(f"{program} failed ({done.returncode}): {done.stderr.strip()[-500:]}")
+    return Sample(values={name: float(text) for name, text in found.groupdict().items()})
+
+
+def measure(bench: Bench) -> list[Result]:
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="umappy-bench-") as folder:
+        program = f"{folder}/build/test_fault_latency"
+        command = ["make", "-C", str(ENGINE_TESTS), f"BUILD={folder}/build", f"CFLAGS={FLAGS}", program]
+        built = subprocess.run(command, capture_output=True, text=True)
+        if built.returncode:
+            raise ContenderError(f"cannot build {program}: {built.stderr.strip()[-500:]}")
+        contenders = {"one core": functools.partial(run, program, cores[0], cores[0])}
+        if len(cores) > 1:
+            contenders["two cores"] = functools.partial(run, program, cores[0], cores[1])
+        rounds = alternate(contenders, max(bench.rounds, 3))
+
+    def side(contender: str, name: str) -> Side:
+        return Side(contender, value(name), lambda each: f"{each:.1f} us")
+
+    return [
+        compare(
+            f"4 KiB fault to data, p50, {contender}",
+            "memory",
+            rounds,
+            side(contender, "bare"),
+            side(contender, "engine"),
+            lambda bare, engine: engine / bare,
+            Target("at most", 1.5),
+            against="bare uffd loop",
+        )
+        for contender in contenders
+    ]

@@ -1,0 +1,66 @@
+"""The sum of twice the budget, again and again: what LRU and FIFO never hit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import umappy
+from harness.api import has_policies, make_pager
+from harness.bench import Bench
+from harness.child import Meter
+from harness.errors import NotYetError
+from harness.figures import describe_costs, seconds_side
+from harness.number_file import compute_sum
+from harness.result import Result, Target, compare, divide
+from harness.rounds import alternate
+
+PASSES = 10
+
+
+def loop_umappy(meter: Meter, path: str, size: int, memory: int, policy: str | None) -> dict[str, float]:
+    options = {} if policy is None else {"policy": policy}
+    with make_pager(memory, **options) as pager, umappy.umap(path, size, pager=pager) as region:
+        a = np.frombuffer(region, np.float64)
+        with meter:
+            total = sum(float(a.sum()) for _ in range(PASSES))
+        stats = pager.stats()
+        del a
+    return {"sum": total, "fills": stats.fills, "bytes_read": stats.bytes_read}
+
+
+def loop_memmap(meter: Meter, path: str, size: int) -> dict[str, float]:
+    a = np.memmap(path, np.float64, mode="r", shape=(size // 8,))
+    with meter:
+        total = sum(float(a.sum()) for _ in range(PASSES))
+    return {"sum": total}
+
+
+def measure(bench: Bench) -> list[Result]:
+    if bench.fast is None:
+        return []
+    numbers = bench.fast.numbers(bench.size)
+    size = min(2 * bench.memory, numbers.size)
+    expected = {"sum": PASSES * compute_sum(size // 8)}
+    policy = "auto" if has_policies() else None
+    common = {"path": numbers.path, "size": size}
+    contenders = {
+        "umappy": bench.prepare(
+            loop_umappy, bench.fast, expected=expected, memory=bench.memory, policy=policy, **common
+        ),
+        "np.memmap": bench.prepare(loop_memmap, bench.fast, expected=expected, **common),
+    }
+    rounds = alternate(contenders, bench.rounds)
+    notes = describe_costs(rounds, *contenders)
+    return [
+        compare(
+            f"loop over 2x the budget, {PASSES} rounds",
+            "fast",
+            rounds,
+            seconds_side("np.memmap"),
+            seconds_side("umappy"),
+            divide,
+            Target("at least", 2),
+            problem=None if policy else NotYetError("Pager(policy=...); this is umappy as it is"),
+            notes=notes,
+        )
+    ]

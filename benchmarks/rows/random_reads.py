@@ -1,0 +1,92 @@
+"""`a[indices].sum()` of uniformly random elements, which fault one by one, without a hint.
+
+What the lack of the hint costs, by read-ahead that guesses wrong, is a row of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+import umappy
+from harness.api import find
+from harness.bench import Bench
+from harness.child import Meter
+from harness.figures import describe_costs, item_side
+from harness.number_file import NumberFile, compute_values
+from harness.result import Result, Target, compare, divide
+from harness.rounds import alternate
+
+SEED = 1
+
+
+def gather_umappy(
+    meter: Meter, path: str, count: int, reads: int, memory: int, hint: str | None = None
+) -> dict[str, float]:
+    indices = NumberFile(path, count).pick(reads, SEED)
+    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+        if hint is not None:
+            find(region, "advise")(hint, slice(0, len(region)))
+        a = np.frombuffer(region, np.float64)
+        with meter:
+            total = a[indices].sum()
+        stats = pager.stats()
+        del a
+    return {"sum": total, "fills": stats.fills, "faults": stats.read_faults}
+
+
+def gather_memmap(meter: Meter, path: str, count: int, reads: int, random: bool) -> dict[str, float]:
+    indices = NumberFile(path, count).pick(reads, SEED)
+    a = np.memmap(path, np.float64, mode="r")
+    if random:
+        mapping: mmap.mmap = a.base  # type: ignore[assignment]
+        mapping.madvise(mmap.MADV_RANDOM)
+    with meter:
+        total = a[indices].sum()
+    return {"sum": total}
+
+
+def measure(bench: Bench) -> list[Result]:
+    if bench.fast is None:
+        return []
+    numbers = bench.fast.numbers(bench.size)
+    common = {"path": numbers.path, "count": numbers.count, "reads": bench.reads}
+    expected = {"sum": float(compute_values(numbers.pick(bench.reads, SEED)).sum())}
+    contenders = {
+        "umappy": bench.prepare(gather_umappy, bench.fast, expected=expected, memory=bench.memory, **common),
+        "hinted": bench.prepare(
+            gather_umappy, bench.fast, expected=expected, memory=bench.memory, hint="random", **common
+        ),
+        "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, random=False, **common),
+        "MADV_RANDOM": bench.prepare(gather_memmap, bench.fast, expected=expected, random=True, **common),
+    }
+    rounds = alternate(contenders, bench.rounds)
+    ours = item_side("umappy", bench.reads)
+    notes = describe_costs(rounds, *contenders)
+    work = f"{bench.reads} random reads, no hint"
+    return [
+        compare(
+            work, "fast", rounds, item_side("np.memmap", bench.reads), ours, divide, Target("at least", 4), notes=notes
+        ),
+        compare(
+            work,
+            "fast",
+            rounds,
+            item_side("MADV_RANDOM", bench.reads),
+            ours,
+            divide,
+            Target("at least", 0.65),
+            against="np.memmap, MADV_RANDOM",
+        ),
+        compare(
+            work,
+            "fast",
+            rounds,
+            item_side("hinted", bench.reads),
+            ours,
+            divide,
+            None,
+            against="umappy, advise('random')",
+        ),
+    ]

@@ -1,0 +1,110 @@
+"""The sum of a cold file, one thread, no hint; and what the paging of it costs in CPU.
+
+The CPU is the process's own: a loop device works in threads of the kernel, which count as nobody's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import umappy
+from harness.bench import Bench
+from harness.child import Meter
+from harness.figures import cpu_per_gb, describe_costs, rate_side, value
+from harness.number_file import compute_sum
+from harness.place import Place
+from harness.result import Result, Side, Target, compare, divide_rates, subtract
+from harness.rounds import Rounds, alternate
+
+RESIDENT_BYTES = 32 << 20
+RESIDENT_PASSES = 64
+WORK = "sequential sum"
+
+
+def sum_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
+    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+        a = np.frombuffer(region, np.float64)
+        with meter:
+            total = a.sum()
+        stats = pager.stats()
+        del a
+    return {"sum": total, "fills": stats.fills, "faults": stats.read_faults, "peak_used": stats.peak_used}
+
+
+def sum_memmap(meter: Meter, path: str) -> dict[str, float]:
+    a = np.memmap(path, np.float64, mode="r")
+    with meter:
+        total = a.sum()
+    return {"sum": total}
+
+
+def sum_resident(meter: Meter) -> dict[str, float]:
+    a = np.full(RESIDENT_BYTES // 8, 3.0)
+    with meter:
+        total = sum(float(a.sum()) for _ in range(RESIDENT_PASSES))
+    return {"sum": total}
+
+
+def measure(bench: Bench) -> list[Result]:
+    """On the fast device np.memmap is the one to beat, on the machine's disk the disk itself."""
+    results = []
+    for place in bench.places:
+        rounds = run_rounds(bench, place)
+        ours = rate_side("umappy", bench.size)
+        is_fast = place.name == "fast"
+        if is_fast:
+            results.append(
+                compare(
+                    WORK,
+                    place.name,
+                    rounds,
+                    rate_side("np.memmap", bench.size),
+                    ours,
+                    divide_rates,
+                    Target("at least", 4.5),
+                )
+            )
+        results.append(
+            compare(
+                WORK,
+                place.name,
+                rounds,
+                Side("device", value("sequential"), ours.format),
+                ours,
+                divide_rates,
+                None if is_fast else Target("at least", 0.9),
+                against="best direct rate",
+                notes=describe_costs(rounds, "umappy", "np.memmap"),
+            )
+        )
+        results.append(compare_cpu(bench, place, rounds))
+    return results
+
+
+def run_rounds(bench: Bench, place: Place) -> Rounds:
+    numbers = place.numbers(bench.size)
+    expected = {"sum": compute_sum(numbers.count)}
+    contenders = {
+        "umappy": bench.prepare(sum_umappy, place, expected=expected, path=numbers.path, memory=bench.memory),
+        "device": bench.prepare_limits(place),
+        "resident": bench.prepare(sum_resident, expected={"sum": 3.0 * RESIDENT_PASSES * (RESIDENT_BYTES // 8)}),
+    }
+    if place.name == "fast":
+        contenders["np.memmap"] = bench.prepare(sum_memmap, place, expected=expected, path=numbers.path)
+    return alternate(contenders, bench.rounds)
+
+
+def compare_cpu(bench: Bench, place: Place, rounds: Rounds) -> Result:
+    def describe(each: float) -> str:
+        return f"{each:.3f} s/GB"
+
+    return compare(
+        "CPU of sequential sum",
+        place.name,
+        rounds,
+        Side("resident", cpu_per_gb(RESIDENT_PASSES * RESIDENT_BYTES), describe),
+        Side("umappy", cpu_per_gb(bench.size), describe),
+        subtract,
+        Target("at most", 0.2, " s/GB"),
+        against="sum of a resident array",
+    )

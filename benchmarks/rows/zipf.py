@@ -1,0 +1,100 @@
+"""Reads by Zipf's law: how many misses each policy has, against fifo's."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+import umappy
+from harness.api import has_policies, make_pager
+from harness.bench import Bench
+from harness.child import Meter
+from harness.errors import NotYetError
+from harness.figures import value
+from harness.number_file import compute_values
+from harness.result import Result, Side, Target, compare, save
+from harness.rounds import alternate
+
+EXPONENT = 1.1
+TIMES = 10
+"""The data, in budgets."""
+MEMORY_MAX = 64 << 20
+READS_PER_PAGE = 24
+"""Reads for each 4 KiB page of the budget: what comes after the warm-up is a steady state."""
+WARM_PART = 3
+CHUNK = 1000
+PAGE_ITEMS = 4096 // 8
+SEED = 3
+POLICIES = ("fifo", "auto", "second_chance", "s3fifo")
+
+
+def make_trace(items: int, reads: int) -> NDArray[np.int64]:
+    """Returns `reads` indices below `items`, a multiple of PAGE_ITEMS. Rank r lies in a page drawn at random for it."""
+    random = np.random.default_rng(SEED)
+    ranks = np.empty(0, np.int64)
+    while len(ranks) < reads:
+        drawn = random.zipf(EXPONENT, reads) - 1
+        ranks = np.concatenate([ranks, drawn[(drawn >= 0) & (drawn < items)]])
+    ranks = ranks[:reads]
+    pages = random.permutation(items // PAGE_ITEMS)
+    return pages[ranks % len(pages)] * PAGE_ITEMS + ranks // len(pages)
+
+
+def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int, policy: str | None) -> dict[str, float]:
+    trace = make_trace(size // 8, reads)
+    chunks = np.array_split(trace, max(1, reads // CHUNK))
+    warm = len(chunks) // WARM_PART
+    options = {} if policy is None else {"policy": policy}
+    with make_pager(memory, **options) as pager, umappy.umap(path, size, pager=pager) as region:
+        a = np.frombuffer(region, np.float64)
+        total = sum(float(a[chunk].sum()) for chunk in chunks[:warm])
+        before = pager.stats()
+        with meter:
+            total += sum(float(a[chunk].sum()) for chunk in chunks[warm:])
+        after = pager.stats()
+        del a
+    counted = sum(map(len, chunks[warm:]))
+    return {"sum": total, "misses": after.fills - before.fills, "reads": counted}
+
+
+def measure(bench: Bench) -> list[Result]:
+    if bench.fast is None:
+        return []
+    numbers = bench.fast.numbers(bench.size)
+    memory = min(MEMORY_MAX, bench.memory, numbers.size // TIMES) // 4096 * 4096
+    size = TIMES * memory
+    reads = READS_PER_PAGE * memory // 4096
+    expected = {"sum": float(compute_values(make_trace(size // 8, reads)).sum())}
+    policies = POLICIES if has_policies() else (None,)
+    contenders = {
+        policy or "fifo": bench.prepare(
+            read_umappy,
+            bench.fast,
+            expected=expected,
+            path=numbers.path,
+            size=size,
+            reads=reads,
+            memory=memory,
+            policy=policy,
+        )
+        for policy in policies
+    }
+    rounds = alternate(contenders, 1)  # the counts hardly vary
+
+    def side(name: str) -> Side:
+        return Side(name, value("misses"), lambda count: f"{count:.0f} misses")
+
+    missing = None if has_policies() else NotYetError("Pager(policy=...); the misses are of umappy as it is")
+    return [
+        compare(
+            f"zipf({EXPONENT}), {policy}",
+            "fast",
+            rounds,
+            side("fifo"),
+            side(policy if has_policies() else "fifo"),
+            save,
+            Target("at least", 0.25, "%") if policy == "auto" else None,
+            problem=missing,
+        )
+        for policy in (POLICIES[1:] if has_policies() else ("auto",))
+    ]

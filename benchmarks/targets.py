@@ -1,0 +1,139 @@
+"""The targets of umappy's speed, each against its peer: `make bench-targets`, or
+
+    .venv/bin/python benchmarks/targets.py --rows sequential,take --rounds 3 --size 4GiB
+    .venv/bin/python benchmarks/targets.py --quick               # small files, one round: does it all work?
+
+Every contender runs in a process of its own, in a fresh memory cgroup of --limit bytes, after the page cache was
+dropped; contenders take turns, every result is checked, and the median of the ratios counts. Two devices: "fast", ext4
+on a loop device with direct I/O over tmpfs, which repeats well, and "disk", the machine's own, in a folder (--dir,
+$UMAPPY_BENCH_DIR, else this project's) that is emptied in the end. Their own limits are measured in the same rounds.
+Prints a table and writes every sample to --json. Needs root and gcc. On a machine that does other things meanwhile the
+figures are worth little: the load is printed with each.
+
+"-" as a verdict: no target, for comparison only. "not yet": this umappy has not got what the row measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.awake import keep_awake
+from harness.bench import Bench
+from harness.device_limits import build_device_limits
+from harness.errors import ContenderError
+from harness.fast_device import open_fast_device
+from harness.place import Place
+from harness.report import print_report, write_json
+from harness.result import Result
+from umappy.cli.cgroup import CgroupError
+from umappy.sizes import format_size, parse_size
+
+# The sort goes first: it needs the space that the others' file takes later.
+SUBJECTS = {
+    "sort": "rows.sort",
+    "sequential": "rows.sequential",
+    "random": "rows.random_reads",
+    "take": "rows.take",
+    "update": "rows.update",
+    "writes": "rows.writes",
+    "loop": "rows.loop",
+    "zipf": "rows.zipf",
+    "fault": "rows.fault_latency",
+    "resident": "rows.resident_reads",
+}
+DEVICES = ("fast", "disk")
+# Of the cgroup, for the interpreter, numpy, and the page cache of their files.
+OTHER_BYTES = 128 << 20
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the devices are to be taken away then too
+    results: list[Result] = []
+    devices = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            bench = prepare(arguments, stack)
+            devices = {place.name: place.describe() for place in bench.places}
+            if arguments.awake:
+                stack.enter_context(keep_awake())
+            for subject in arguments.rows:
+                print(subject, file=sys.stderr, flush=True)
+                results += importlib.import_module(SUBJECTS[subject]).measure(bench)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, subprocess.CalledProcessError, CgroupError, ContenderError) as error:
+        print(f"targets: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if results:
+            title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
+            print_report(title, results)
+            write_json(arguments.json, vars(arguments), devices, results)
+    return int(any(result.verdict == "problem" for result in results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default=",".join(SUBJECTS), help="subjects (default: all: %(default)s)")
+    parser.add_argument("--devices", default=",".join(DEVICES), help="where to measure (default: %(default)s)")
+    parser.add_argument("--size", help="of the file (default: 4GiB, --quick 1GiB); a sort is of half of it")
+    parser.add_argument("--limit", help="of the cgroup (default: 512MiB, --quick 256MiB)")
+    parser.add_argument("--memory", help="umappy's budget (default: the limit less 128 MiB)")
+    parser.add_argument("--rounds", type=int, help="(default: 3, --quick 1)")
+    parser.add_argument("--reads", type=int, help="random reads or writes of a run (default: 20000, --quick 5000)")
+    parser.add_argument("--limit-seconds", type=float, help="for each depth of a device's own limit (default: 0.4)")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter: no figures, only whether all works")
+    parser.add_argument("--awake", action="store_true", help="keep the cores from halting (see harness/awake.py)")
+    parser.add_argument("--dir", help="folder on the machine's disk")
+    parser.add_argument("--json", default="bench-targets.json", help="file for every sample (default: %(default)s)")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    defaults = {
+        "size": "1GiB" if quick else "4GiB",
+        "limit": "256MiB" if quick else "512MiB",
+        "rounds": 1 if quick else 3,
+        "reads": 5_000 if quick else 20_000,
+        "limit_seconds": 0.1 if quick else 0.4,
+    }
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    for name, known in (("rows", SUBJECTS), ("devices", DEVICES)):
+        asked = getattr(arguments, name).split(",")
+        if unknown := set(asked) - set(known):
+            parser.error(f"--{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        setattr(arguments, name, [item for item in known if item in asked])
+    return arguments
+
+
+def prepare(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Bench:
+    size = parse_size(arguments.size, "--size") // 4096 * 4096
+    limit = parse_size(arguments.limit, "--limit")
+    memory = parse_size(arguments.memory, "--memory") if arguments.memory else limit - OTHER_BYTES
+    if memory <= 0:
+        raise ContenderError(
+            f"--limit {format_size(limit)} leaves no budget: it takes {format_size(OTHER_BYTES)} and more"
+        )
+    limits = stack.enter_context(build_device_limits(arguments.limit_seconds))
+    places = []
+    for device in arguments.devices:
+        if device == "fast":  # the file, or what is sorted and its scratch; and what ext4 needs itself
+            folder = stack.enter_context(open_fast_device(size + size // 8 + (128 << 20)))
+        else:
+            parent = arguments.dir or os.environ.get("UMAPPY_BENCH_DIR") or Path(__file__).parents[1]
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".bench-", dir=parent))
+        places.append(Place(device, folder))
+    return Bench(size, limit, memory, arguments.rounds, arguments.reads, tuple(places), limits)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""benchmarks/: the harness measures, checks and reports. Not how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import umappy
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MIB = 1 << 20
+LIMIT = 256 * MIB
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="cgroups, mounts and dropping the page cache take root")
+
+
+@pytest.fixture(autouse=True)
+def path_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@needs_root
+def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    what = "--rows sequential,random,writes --devices fast --rounds 1 --reads 200 --limit-seconds 0.01"
+    sizes = "--size 16MiB --limit 256MiB --memory 8MiB"
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "targets.py", *what.split(), *sizes.split(), "--json", report],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(report.read_text())["results"]
+    assert len(results) == 8
+    for result in results:
+        assert result["row"] in done.stdout
+        assert result["verdict"] in {"pass", "fail", "-"} if result["ratios"] else result["verdict"] == "not yet"
+    assert len([result for result in results if result["ratios"]]) >= 7
+    sequential = results[0]["rounds"]
+    assert sequential["umappy"][0]["values"]["fills"] > 0
+    assert sequential["umappy"][0]["device_bytes_read"] >= 16 * MIB
+    assert sequential["np.memmap"][0]["device_bytes_read"] >= 16 * MIB
+    assert sequential["umappy"][0]["user_seconds"] + sequential["umappy"][0]["system_seconds"] > 0
+    assert 8 * MIB < sequential["umappy"][0]["cgroup_peak_bytes"] <= LIMIT
+    assert sequential["device"][0]["values"]["random"] > 0
+    writes = results[-1]["rounds"]["umappy"][0]
+    assert writes["device_bytes_written"] >= 200 * 4096 * 0.9  # a few lie in the same block
+
+
+@needs_root
+def test_trial_with_another_result_than_expected_fails() -> None:
+    from harness.errors import ContenderError
+    from harness.trial import Trial
+    from rows.sequential import RESIDENT_BYTES, RESIDENT_PASSES, sum_resident
+
+    right = 3.0 * RESIDENT_PASSES * RESIDENT_BYTES // 8
+    assert Trial(sum_resident, {}, LIMIT, expected={"sum": right}).run().seconds > 0
+    with pytest.raises(ContenderError, match="wrong result: sum"):
+        Trial(sum_resident, {}, LIMIT, expected={"sum": right + 1}).run()
+
+
+@needs_root
+def test_trial_that_passes_its_limit_or_raises_fails_with_the_reason() -> None:
+    from harness.errors import ContenderError
+    from harness.trial import Trial
+    from rows.sequential import sum_memmap, sum_resident
+
+    with pytest.raises(ContenderError, match="out of memory"):
+        Trial(sum_resident, {}, 16 * MIB).run()
+    with pytest.raises(ContenderError, match="missing"):
+        Trial(sum_memmap, {"path": "/missing"}, LIMIT).run()
+
+
+@needs_root
+def test_trial_that_is_charged_for_the_memory_behind_a_device_fails() -> None:
+    from harness.errors import ContenderError
+    from harness.trial import Trial
+    from rows.update import add_memmap
+
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(8 * MIB)
+        with pytest.raises(ContenderError, match="shared memory were charged"):
+            Trial(add_memmap, {"path": file.name}, LIMIT).run()
+
+
+def test_rows_of_what_is_not_there_yet_say_so() -> None:
+    from harness.api import find, make_pager
+    from harness.errors import NotYetError
+    from harness.rounds import alternate
+    from harness.sample import Sample
+
+    with pytest.raises(NotYetError, match=r"umappy\.juggle"):
+        find(umappy, "juggle")
+    with pytest.raises(NotYetError, match=r"Pager\(juggle=...\)"):
+        make_pager(64 * MIB, juggle=1)
+
+    def run_missing() -> Sample:
+        raise NotYetError("umappy.juggle")
+
+    rounds = alternate({"missing": run_missing, "there": lambda: Sample(seconds=1.0)}, 3)
+    assert len(rounds.samples["there"]) == 3
+    assert isinstance(rounds.find_problem("there", "missing"), NotYetError)
+
+
+def test_comparison_takes_the_median_of_the_ratios_of_rounds() -> None:
+    from harness.figures import seconds_side
+    from harness.result import Target, compare, divide
+    from harness.rounds import Rounds
+    from harness.sample import Sample
+
+    samples = {"peer": [2.0, 9.0, 10.0], "ours": [1.0, 3.0, 1.0]}
+    rounds = Rounds({name: [Sample(seconds=each) for each in values] for name, values in samples.items()}, {})
+
+    def judge(target: Target) -> tuple[float | None, str]:
+        result = compare("row", "fast", rounds, seconds_side("peer"), seconds_side("ours"), divide, target)
+        return result.ratio, result.verdict
+
+    assert judge(Target("at least", 3.0)) == (3.0, "pass")
+    assert judge(Target("at least", 3.1)) == (3.0, "fail")
+    assert judge(Target("at most", 2.9)) == (3.0, "fail")
+
+
+def test_number_file_has_the_elements_and_the_sum_it_tells(tmp_path: Path) -> None:
+    from harness.number_file import NumberFile, compute_sum, compute_values
+
+    numbers = NumberFile(str(tmp_path / "numbers"), (1 << 20) + 1000)
+    numbers.write()
+    held = np.fromfile(numbers.path, np.float64)
+    assert len(held) == numbers.count
+    assert held.sum() == compute_sum(numbers.count) == numbers.read_sum()
+    indices = numbers.pick(100, seed=5)
+    assert (held[indices] == compute_values(indices)).all()
+    with open(numbers.path, "r+b") as file:
+        file.seek(8 * int(indices[0]))
+        file.write(np.float64(-1).tobytes())
+    assert numbers.read_sum() != compute_sum(numbers.count)
+    numbers.restore(indices)
+    assert numbers.read_sum() == compute_sum(numbers.count)

@@ -1,0 +1,23 @@
+/* leave.h: pages on their way out of a region through a chunk. */
+#ifndef UM_LEAVE_H
+#define UM_LEAVE_H
+
+#include "internal.h"
+
+typedef struct um_leaving {
+  um_region *region;
+  uint64_t page, count;
+  bool dirty;   /* LEAVING, to be written; else EVICTING */
+  bool unmoved; /* it could not be moved out */
+  int failed;   /* -errno: it went back to where it was */
+  uintptr_t at; /* where its bytes are while it is out */
+} um_leaving;
+
+/* All of them together fit a chunk; they are the caller's; inside the gates of the clean ones. Each ends ABSENT, or
+ * back as it was with `failed` set. The worker may be NULL when none is dirty. Returns bytes given back. */
+uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count);
+
+/* A chunk's length of clean pages, EVICTING, that never were writable; inside the gate. Returns bytes given back. */
+uint64_t um_leave_chunk(um_region *r, uint64_t first);
+
+#endif

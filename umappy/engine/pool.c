@@ -1,0 +1,145 @@
+/* pool.c: the chunks' lists, and where their memory comes from; see pool.h.
+ *
+ * New memory is made at an address that is not registered (touching a registered one would fault), as a huge page, and
+ * moved into an EMPTY chunk. Without UFFDIO_MOVE nothing ever leaves a chunk: they are not registered, and are made
+ * where they lie. */
+#include "pool.h"
+
+#include "mechanism.h"
+#include "uffd.h"
+
+#include <sys/mman.h>
+
+#define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
+#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
+
+uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
+  return p->pool.address + (uint64_t)(chunk - 1) * UM_CHUNK;
+}
+
+static uintptr_t map(uint64_t bytes, void **mapping) {
+  *mapping = um_memory_map(bytes + UM_CHUNK);
+  if (!*mapping)
+    return 0;
+  uintptr_t address = um_round_up((uintptr_t)*mapping, UM_CHUNK);
+  madvise((void *)address, bytes, MADV_HUGEPAGE);
+  return address;
+}
+
+int um_pool_create(um_pager *p) {
+  um_pool *pool = &p->pool;
+  pthread_mutex_init(&pool->lock, NULL);
+  pthread_mutex_init(&pool->fresh_lock, NULL);
+  uint64_t most = um_max(CHUNKS_MIN, p->memory / UM_CHUNK);
+  pool->mapped = most * UM_CHUNK;
+  pool->next = calloc(most + 1, sizeof *pool->next);
+  pool->address = map(pool->mapped, &pool->mapping);
+  pool->fresh = map(UM_CHUNK, &pool->fresh_mapping);
+  if (!pool->next || !pool->mapping || !pool->fresh_mapping)
+    return -ENOMEM;
+  if (p->mechanism->moves) {
+    int code = um_uffd_register(p->uffd, pool->address, pool->mapped);
+    if (code)
+      return code;
+  }
+  pool->count = (uint32_t)most;
+  for (uint32_t i = pool->count; i > 0; i--) {
+    pool->next[i] = pool->empty;
+    pool->empty = i;
+  }
+  um_budget_charge(p, (most + 1) * sizeof *pool->next);
+  return 0;
+}
+
+void um_pool_destroy(um_pager *p) {
+  um_memory_unmap(p->pool.mapping, p->pool.mapped + UM_CHUNK);
+  um_memory_unmap(p->pool.fresh_mapping, 2ull * UM_CHUNK);
+  free(p->pool.next);
+}
+
+static uint32_t pop(um_pool *pool, uint32_t *list) {
+  if (*list == 0)
+    return 0; /* looked at without the lock: a hint */
+  pthread_mutex_lock(&pool->lock);
+  uint32_t chunk = *list;
+  if (chunk)
+    *list = pool->next[chunk];
+  pthread_mutex_unlock(&pool->lock);
+  return chunk;
+}
+
+static void push(um_pool *pool, uint32_t *list, uint32_t chunk) {
+  pthread_mutex_lock(&pool->lock);
+  pool->next[chunk] = *list;
+  *list = chunk;
+  pthread_mutex_unlock(&pool->lock);
+}
+
+uint32_t um_pool_take_empty(um_pager *p) {
+  return pop(&p->pool, &p->pool.empty);
+}
+
+void um_pool_put_empty(um_pager *p, uint32_t chunk) {
+  push(&p->pool, &p->pool.empty, chunk);
+}
+
+void um_pool_put_full(um_pager *p, uint32_t chunk) {
+  atomic_fetch_add(&p->pool.idle, UM_CHUNK);
+  push(&p->pool, &p->pool.full, chunk);
+}
+
+static uint32_t pop_full(um_pager *p) {
+  uint32_t chunk = pop(&p->pool, &p->pool.full);
+  if (chunk)
+    atomic_fetch_sub(&p->pool.idle, UM_CHUNK);
+  return chunk;
+}
+
+/* Makes memory behind an EMPTY chunk; it is reserved already. */
+static int make(um_pager *p, uint32_t chunk) {
+  um_pool *pool = &p->pool;
+  uintptr_t address = um_pool_address(p, chunk), at = p->mechanism->moves ? pool->fresh : address;
+  int code = 0;
+  pthread_mutex_lock(&pool->fresh_lock);
+  if (madvise((void *)at, UM_CHUNK, POPULATE_WRITE)) { /* Linux 5.14 */
+    if (errno == EINVAL)
+      memset((void *)at, 0, UM_CHUNK);
+    else
+      code = -errno;
+  }
+  if (code == 0 && at != address)
+    code = um_uffd_move(p->uffd, address, at, UM_CHUNK, NULL);
+  if (code) {
+    madvise((void *)at, UM_CHUNK, MADV_DONTNEED);
+    madvise((void *)address, UM_CHUNK, MADV_DONTNEED);
+  }
+  pthread_mutex_unlock(&pool->fresh_lock);
+  return code;
+}
+
+uint32_t um_pool_take_full(um_pager *p) {
+  uint32_t chunk = pop_full(p);
+  if (chunk || !um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
+    return chunk;
+  chunk = um_pool_take_empty(p);
+  if (chunk && make(p, chunk) == 0)
+    return chunk;
+  if (chunk)
+    um_pool_put_empty(p, chunk);
+  um_budget_release(p, UM_CHUNK);
+  return 0;
+}
+
+void um_pool_clear(um_pager *p, uint32_t chunk) {
+  madvise((void *)um_pool_address(p, chunk), UM_CHUNK, MADV_DONTNEED);
+  um_pool_put_empty(p, chunk);
+}
+
+bool um_pool_trim(um_pager *p) {
+  uint32_t chunk = pop_full(p);
+  if (!chunk)
+    return false;
+  um_pool_clear(p, chunk);
+  um_budget_release(p, UM_CHUNK);
+  return true;
+}

@@ -1,0 +1,23 @@
+/* pool.h: chunks, 2 MiB of memory each, huge pages where the kernel gives them. A store reads straight into one; where
+ * the kernel can (UFFDIO_MOVE) that very memory is then moved into a region, and out of it into a chunk again, so that
+ * a stream goes round with the same warm memory, without a copy.
+ *
+ * A chunk is EMPTY (an address, nothing behind it), FULL and unused, or FULL and somebody's: only its owner touches it.
+ * EMPTY ones are never touched: they are registered with the uffd as regions are, and would fault. */
+#ifndef UM_POOL_H
+#define UM_POOL_H
+
+#include "internal.h"
+
+int um_pool_create(um_pager *p);
+void um_pool_destroy(um_pager *p);
+uintptr_t um_pool_address(const um_pager *p, uint32_t chunk);
+
+uint32_t um_pool_take_full(um_pager *p);             /* unused, or new memory where the budget has it; 0: none */
+uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */
+void um_pool_put_full(um_pager *p, uint32_t chunk);  /* um_memory_freed is the caller's to call, without locks */
+void um_pool_put_empty(um_pager *p, uint32_t chunk); /* its memory was moved away */
+void um_pool_clear(um_pager *p, uint32_t chunk); /* FULL, or in part: its memory goes back to the kernel, then EMPTY */
+bool um_pool_trim(um_pager *p);                  /* an unused chunk's memory back to the budget; false: there is none */
+
+#endif
