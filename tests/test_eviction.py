@@ -49,12 +49,18 @@ def replay(program: Path) -> Replay:
     """replay(references, policy, memory, page_shift): the engine's policies over the same references."""
 
     def run(
-        references: np.ndarray, policy: Policy, memory: int, page_shift: int = 12, standby: bool = True
+        references: np.ndarray,
+        policy: Policy,
+        memory: int,
+        page_shift: int = 12,
+        standby: bool = True,
+        standby_run: int = 0,
     ) -> list[int]:
         path = program.with_name("references")
         references.tofile(path)
         shares = policy.shares()
         arguments = [policy.kind, memory, page_shift, shares.small, shares.standby if standby else 0, shares.ghosts]
+        arguments.append(standby_run)
         done = subprocess.run([program, path, *map(str, arguments)], check=True, capture_output=True, timeout=50)
         return [int(word) for word in done.stdout.split()]
 
@@ -62,9 +68,15 @@ def replay(program: Path) -> Replay:
 
 
 def run_simulator(
-    references: np.ndarray, policy: Policy, memory: int, page_shift: int = 12, standby: bool = True
+    references: np.ndarray,
+    policy: Policy,
+    memory: int,
+    page_shift: int = 12,
+    standby: bool = True,
+    standby_run: int = 0,
 ) -> IdealPager:
-    pager = IdealPager(policy.start(memory, standby=standby), memory, dict.fromkeys(range(16), 1 << page_shift))
+    state = policy.start(memory, standby=standby, standby_run=standby_run)
+    pager = IdealPager(state, memory, dict.fromkeys(range(16), 1 << page_shift))
     ends = {
         int(r): int(references["page"][references["region"] == r].max()) + 1 for r in np.unique(references["region"])
     }
@@ -109,6 +121,15 @@ def test_simulator_evicts_what_the_engine_does(name: str, standby: bool, replay:
     assert pager.digest == digest
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_simulator_where_small_runs_cannot_wait_evicts_what_the_engine_does(name: str, replay: Replay) -> None:
+    references, policy, memory = make_mixture(3), read_policy(name), 400 * PAGE
+    pager = run_simulator(references, policy, memory, standby_run=16 * PAGE)
+    _, misses, _, refaults, _, digest = replay(references, policy, memory, 12, True, 16 * PAGE)
+    assert (pager.misses, pager.refaults, pager.digest) == (misses, refaults, digest)
+    assert refaults > 0
+
+
 @pytest.mark.parametrize("policy", [S3Fifo(small=0.3, standby=0.05, ghosts=3.0), SecondChance(0.6), Auto(ghosts=0.1)])
 def test_simulator_with_other_parameters_and_pages_evicts_what_the_engine_does(policy: Policy, replay: Replay) -> None:
     references, memory = make_mixture(2), 150 * 65536
@@ -151,6 +172,11 @@ def test_auto_on_zipf_misses_a_quarter_less_than_fifo(zipf_items: np.ndarray, re
 
 def test_s3fifo_on_zipf_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:
     assert count_misses(replay, zipf_items, "s3fifo")[1] <= 0.87 * count_misses(replay, zipf_items, "fifo")[1]
+
+
+def test_auto_on_zipf_where_pages_cannot_wait_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:
+    done = replay(make_references(zipf_items), Auto(), CAPACITY * PAGE, 12, True, 2 << 20)
+    assert done[2] / len(zipf_items) * 2 <= 0.87 * count_misses(replay, zipf_items, "fifo")[1]
 
 
 def test_auto_without_standby_on_zipf_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:

@@ -1,6 +1,6 @@
 /* Eviction policies: the order of victims, proofs in standby, ghosts. With arguments it is the program that
  * tests/test_eviction.py holds the simulator against: KIND prints its shares; FILE KIND MEMORY PAGE_SHIFT SMALL STANDBY
- * GHOST replays a file (replay.c) and prints the counts. */
+ * GHOST STANDBY_RUN replays a file (replay.c) and prints the counts. */
 #include "check.h"
 #include "replay.h"
 
@@ -33,7 +33,7 @@ static void test_fifo_offers_oldest_first(void) {
   rig_open(&r, UM_POLICY_FIFO, 16);
   for (um_frame_id id = 1; id <= 4; id++)
     insert(&r, id, id, 1, false);
-  CHECK(!um_policy_keeps(r.policy) && !um_policy_standby_full(r.policy));
+  CHECK(!um_policy_keeps(r.policy, 1) && !um_policy_standby_full(r.policy));
   um_frame_id id = 0;
   for (um_frame_id wanted = 1; wanted <= 4; wanted++)
     CHECK_EQUAL(id = um_policy_next(r.policy, id), wanted);
@@ -238,12 +238,13 @@ static int replay_main(int argc, char **argv) {
     printf("%u %u %u\n", options.small_share, options.standby_share, options.ghost_share);
     return 0;
   }
-  CHECK_EQUAL(argc, 8);
+  CHECK_EQUAL(argc, 9);
   options.kind = (uint32_t)strtoul(argv[2], NULL, 0);
   options.memory = strtoull(argv[3], NULL, 0);
   options.small_share = (uint32_t)strtoul(argv[5], NULL, 0);
   options.standby_share = (uint32_t)strtoul(argv[6], NULL, 0);
   options.ghost_share = (uint32_t)strtoul(argv[7], NULL, 0);
+  options.standby_run = strtoull(argv[8], NULL, 0);
   um_replay(argv[1], &options, (uint32_t)strtoul(argv[4], NULL, 0), &counts);
   printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", counts.references, counts.misses,
          counts.late_misses, counts.refaults, counts.prefetched, counts.digest);

@@ -72,10 +72,12 @@ class IdealPager:
         while self._used + wanted > self._memory:
             if policy.is_standby_full():
                 self._give_up(policy.next_standby())
-            elif policy.keeps:
-                policy.move_out(policy.next_resident())
+                continue
+            victim = policy.next_resident()
+            if policy.keeps(victim):
+                policy.move_out(victim)
             else:
-                self._give_up(policy.next_resident())
+                self._give_up(victim)
 
     def _give_up(self, run: Run) -> None:
         for i in range(run.count):

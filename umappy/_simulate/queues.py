@@ -57,6 +57,7 @@ class Group:
         self.queues = (Queue(), Queue(), Queue(), Queue(), Queue())
         self.bytes = 0
         self.moved = 0
+        self.direct = 0
 
     @property
     def has_resident(self) -> bool:
@@ -146,7 +147,7 @@ class S3Fifo(Rules):
 class Lfu(Rules):
     def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
         held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
-        rest = LFU_SMALL + (LFU_TRIAL if self.policy.keeps else 0)
+        rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
         return MAIN if held <= group.part(WHOLE - rest) else SMALL
 
     def again(self, run: Run) -> int:
@@ -156,10 +157,11 @@ class Lfu(Rules):
         return STANDBY if segment == MAIN else TRIAL
 
     def choose(self, group: Group) -> int:
-        if not self.policy.keeps:
+        small, main = group.queues[SMALL], group.queues[MAIN]
+        segment = SMALL if small.bytes > group.part(LFU_SMALL) or not main else MAIN
+        if small and main and not self.policy.keeps(group.oldest(segment)):
             return self._meet(group, SMALL, MAIN)
-        is_small = group.queues[SMALL].bytes > group.part(LFU_SMALL) or not group.queues[MAIN]
-        return SMALL if is_small else MAIN
+        return segment
 
     def choose_standby(self, group: Group) -> int:
         return self._meet(group, TRIAL, STANDBY)
@@ -190,10 +192,11 @@ class Shares:
 class PolicyState:
     """A policy at work: the events and the order of victims."""
 
-    def __init__(self, memory: int, shares: Shares, rules: type[Rules]) -> None:
+    def __init__(self, memory: int, shares: Shares, rules: type[Rules], standby_run: int = 0) -> None:
         self.memory = memory
         self.shares = shares
-        self.keeps = shares.standby > 0
+        self.has_standby = shares.standby > 0
+        self._standby_run = standby_run
         self._clock = 0
         self.ghosts = Ghosts(memory, shares.ghosts) if rules is S3Fifo else None
         self.frequencies: Frequencies | None = None
@@ -234,10 +237,15 @@ class PolicyState:
 
     def evicted(self, run: Run) -> None:
         run.group.moved = 0
+        run.group.direct = run.group.direct + run.bytes if run.segment < AHEAD else 0
         self._clock += run.bytes
         if self.ghosts is not None and run.segment != AHEAD:
             self.ghosts.note(run)
         run.group.unlink(run)
+
+    def keeps(self, run: Run) -> bool:
+        """Tells whether a victim waits in standby."""
+        return self.has_standby and run.bytes >= self._standby_run
 
     def is_standby_full(self) -> bool:
         resident, standby = self._fullest(lambda g: g.has_resident), self._fullest(lambda g: g.has_standby)
@@ -251,7 +259,9 @@ class PolicyState:
             return True
         if not standby.queues[TRIAL] and not standby.queues[STANDBY]:
             return False
-        return standby.moved >= MOVES or not self.keeps or standby.rules.is_standby_full(standby)
+        if standby.moved >= MOVES or self._is_turn_of_standby(standby):
+            return True
+        return not self.has_standby or standby.rules.is_standby_full(standby)
 
     def next_resident(self) -> Run:
         group = self._fullest(lambda g: g.has_resident)
@@ -266,6 +276,15 @@ class PolicyState:
         if not waits or self._is_ahead_stale(group):
             return group.oldest(AHEAD)
         return group.oldest(group.rules.choose_standby(group))
+
+    def _is_turn_of_standby(self, group: Group) -> bool:
+        small, main, _, trial, standby = group.queues
+        waiting, resident = trial.bytes + standby.bytes, small.bytes + main.bytes
+        head = group.oldest(STANDBY if standby else TRIAL)
+        pages = PAGE_BYTES
+        return bool(group.direct) and (
+            group.direct // pages * (waiting // pages) >= resident // pages * (head.bytes // pages)
+        )
 
     def _ahead_step(self) -> int:
         return self._clock // (self.memory // AHEAD_STEPS + 1) & 0xFF
@@ -294,8 +313,8 @@ class PolicyState:
 class AutoState(PolicyState):
     """Contenders that each rule a 32nd, and the rest, which follows who misses least."""
 
-    def __init__(self, memory: int, shares: Shares) -> None:
-        super().__init__(memory, shares, S3Fifo)
+    def __init__(self, memory: int, shares: Shares, standby_run: int = 0) -> None:
+        super().__init__(memory, shares, S3Fifo, standby_run)
         self.frequencies = Frequencies(memory)
         contenders = (S3Fifo(self), Lfu(self), Rules(self))
         self._weights = (WEIGHT, LFU_WEIGHT, WEIGHT)

@@ -33,6 +33,7 @@ static const policy_kind kinds[] = {
 
 void um_policy_defaults(uint32_t kind, um_policy_options *options) {
   options->kind = kind;
+  options->standby_run = 0;
   options->small_share = kinds[kind].small_share;
   options->standby_share = kinds[kind].standby_share;
   options->ghost_share = kinds[kind].ghost_share;
@@ -194,7 +195,9 @@ void um_policy_standby(um_policy *p, um_frame_id id) {
 void um_policy_evicted(um_policy *p, um_frame_id id) {
   um_frame *f = &p->frames[id];
   UM_ASSERT(f->queue);
-  group_at(p, f->queue)->moved = 0;
+  um_policy_group *g = group_at(p, f->queue);
+  g->moved = 0;
+  g->direct = is_resident(f->queue) ? g->direct + um_frame_bytes(f) : 0;
   p->clock += um_frame_bytes(f);
   if (p->ghosts.buckets && segment_at(f->queue) != UM_SEGMENT_AHEAD)
     um_ghosts_note(&p->ghosts, f);
@@ -236,8 +239,8 @@ static um_policy_group *fullest(const um_policy *p, bool (*has)(const um_policy_
   return (um_policy_group *)most;
 }
 
-bool um_policy_keeps(const um_policy *p) {
-  return p->options.standby_share > 0;
+bool um_policy_keeps(const um_policy *p, um_frame_id id) {
+  return p->options.standby_share > 0 && um_frame_bytes(&p->frames[id]) >= p->options.standby_run;
 }
 
 bool um_policy_in_standby(const um_policy *p, um_frame_id id) {
@@ -252,6 +255,15 @@ static bool is_ahead_stale(const um_policy *p, const um_policy_group *g) {
   return ahead->bytes > g->bytes / AHEAD_PART || (uint8_t)(ahead_step(p) - p->frames[ahead->head].heat) >= AHEAD_AGE;
 }
 
+/* Where some runs cannot wait, those that do still leave at the same rate. */
+static bool is_turn_of_standby(const um_policy *p, const um_policy_group *g) {
+  const um_policy_queue *q = g->queues, *waits = &q[q[UM_SEGMENT_STANDBY].head ? UM_SEGMENT_STANDBY : UM_SEGMENT_TRIAL];
+  uint64_t page = UM_PAGE_SIZE_MIN, waiting = q[UM_SEGMENT_TRIAL].bytes + q[UM_SEGMENT_STANDBY].bytes;
+  uint64_t resident = q[UM_SEGMENT_SMALL].bytes + q[UM_SEGMENT_MAIN].bytes;
+  return g->direct &&
+         g->direct / page * (waiting / page) >= resident / page * (um_frame_bytes(&p->frames[waits->head]) / page);
+}
+
 static bool is_standby_full(const um_policy *p, const um_policy_group *g) {
   if (!has_standby(g))
     return false;
@@ -260,7 +272,7 @@ static bool is_standby_full(const um_policy *p, const um_policy_group *g) {
   uint64_t bytes = g->queues[UM_SEGMENT_TRIAL].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
   if (bytes == 0)
     return false;
-  if (g->moved >= MOVES || !um_policy_keeps(p))
+  if (g->moved >= MOVES || is_turn_of_standby(p, g) || p->options.standby_share == 0)
     return true;
   return g->rules->standby_full ? g->rules->standby_full(p, g) : bytes >= um_group_part(g, p->options.standby_share);
 }

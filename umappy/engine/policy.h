@@ -10,10 +10,10 @@
  *     while (memory is short)
  *       if (um_policy_standby_full(policy))
  *         id = um_policy_standby_next(policy, 0), give up its memory, um_policy_evicted(policy, id);
- *       else if (um_policy_keeps(policy))
- *         id = um_policy_next(policy, 0), move it out, um_policy_standby(policy, id);
+ *       else if (id = um_policy_next(policy, 0), um_policy_keeps(policy, id))
+ *         move it out, um_policy_standby(policy, id);
  *       else
- *         id = um_policy_next(policy, 0), drop it, um_policy_evicted(policy, id);
+ *         drop it, um_policy_evicted(policy, id);
  */
 #ifndef UM_POLICY_H
 #define UM_POLICY_H
@@ -35,6 +35,7 @@ typedef struct um_policy_options {
   uint64_t memory;        /* bytes that runs can take, resident and standby together; need not be exact */
   uint32_t small_share;   /* s3fifo, auto: of memory, for runs that have proved nothing */
   uint32_t standby_share; /* of memory, for victims in standby; 0: the kernel cannot move pages out */
+  uint64_t standby_run;   /* bytes: smaller runs cannot wait in standby, and are evicted directly */
   uint32_t ghost_share;   /* s3fifo, auto: as many bytes of evictions as this of memory are remembered */
 } um_policy_options;
 
@@ -77,8 +78,8 @@ um_frame_id um_policy_next(um_policy *policy, um_frame_id id);
 um_frame_id um_policy_standby_next(um_policy *policy, um_frame_id id);
 /* Give up standby now, before more is moved out. */
 bool um_policy_standby_full(const um_policy *policy);
-/* Victims go to standby; else they are dropped. */
-bool um_policy_keeps(const um_policy *policy);
+/* This victim should wait in standby; else, or where it cannot after all, it is evicted directly. */
+bool um_policy_keeps(const um_policy *policy, um_frame_id id);
 bool um_policy_in_standby(const um_policy *policy, um_frame_id id);
 
 void um_policy_measure(const um_policy *policy, um_policy_bytes *bytes);

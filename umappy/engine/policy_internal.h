@@ -34,9 +34,10 @@ typedef struct um_policy_queue {
 typedef struct um_policy_group {
   const um_policy_rules *rules;
   um_policy_queue queues[UM_SEGMENTS];
-  uint64_t bytes; /* of all queues */
-  uint32_t share; /* of UM_GROUP_SHARES; constant */
-  uint32_t moved; /* runs moved out since one was evicted */
+  uint64_t bytes;  /* of all queues */
+  uint32_t share;  /* of UM_GROUP_SHARES; constant */
+  uint32_t moved;  /* runs moved out since one was evicted */
+  uint64_t direct; /* bytes evicted without standby since one was evicted from there */
 } um_policy_group;
 
 /* NULL: the plain rule, which alone is first in, first out. */

@@ -18,7 +18,7 @@
 static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
   (void)f, (void)ghost;
   uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
-  uint32_t rest = SMALL_SHARE + (um_policy_keeps(p) ? TRIAL_SHARE : 0);
+  uint32_t rest = SMALL_SHARE + (p->options.standby_share ? TRIAL_SHARE : 0);
   return held <= um_group_part(g, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
 }
 
@@ -43,11 +43,13 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
   return wins ? held : trial;
 }
 
+/* Runs that cannot wait in standby meet where they are. */
 static enum um_segment choose(um_policy *p, um_policy_group *g) {
-  if (!um_policy_keeps(p))
+  um_frame_id new = g->queues[UM_SEGMENT_SMALL].head, old = g->queues[UM_SEGMENT_MAIN].head;
+  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE) || old == UM_NIL;
+  if (new != UM_NIL && old != UM_NIL && !um_policy_keeps(p, small ? new : old))
     return meet(p, g, UM_SEGMENT_SMALL, UM_SEGMENT_MAIN);
-  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE);
-  return small || g->queues[UM_SEGMENT_MAIN].head == UM_NIL ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
+  return small ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
 }
 
 static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
