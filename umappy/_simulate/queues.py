@@ -175,7 +175,7 @@ class Lfu(Rules):
         new, old = group.oldest(trial), group.oldest(held)
         frequencies = self.policy.frequencies
         assert frequencies is not None
-        wins = 2 * frequencies.look(new) > 3 * frequencies.look(old) + 2
+        wins = frequencies.look(new) > 2 * frequencies.look(old) + 2
         group.move(new if wins else old, held)
         return held if wins else trial
 

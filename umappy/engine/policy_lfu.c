@@ -3,9 +3,9 @@
  * What is held is resident in main for a while and then waits in standby, most of it, where touches are seen and
  * counted and bring it back to main. What is new passes through small and then through trial, both short. When memory
  * is wanted the oldest of trial and the oldest of standby meet: the new one gets the place only if it was asked for
- * half as often again, and once more, as the held one. So chance does not make the two change places, and in a loop
- * over more than fits, where all are asked for equally often, what is held stays. Where nothing can be moved out, small
- * and main meet.
+ * more than twice as often, and twice, as the held one. So chance does not make the two change places, and in a loop
+ * over more than fits, where all are asked for equally often, what is held stays. Of runs that cannot be moved
+ * out, the oldest of small and of main meet.
  *
  * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
  * sight for a while. */
@@ -38,7 +38,7 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
     return new == UM_NIL ? held : trial;
   uint32_t new_count = um_frequencies_look(&p->frequencies, &p->frames[new]);
   uint32_t old_count = um_frequencies_look(&p->frequencies, &p->frames[old]);
-  bool wins = 2 * new_count > 3 * old_count + 2;
+  bool wins = new_count > 2 * old_count + 2;
   um_policy_move(p, g, wins ? new : old, held);
   return wins ? held : trial;
 }
