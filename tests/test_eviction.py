@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umappy._simulate.pager import IdealPager
-from umappy._simulate.queues import STANDBY, TRIAL
+from umappy._simulate.queues import AHEAD
 from umappy.eviction import (
     POLICIES,
     Auto,
@@ -49,12 +49,18 @@ def replay(program: Path) -> Replay:
     """replay(references, policy, memory, page_shift): the engine's policies over the same references."""
 
     def run(
-        references: np.ndarray, policy: Policy, memory: int, page_shift: int = 12, standby: bool = True
+        references: np.ndarray,
+        policy: Policy,
+        memory: int,
+        page_shift: int = 12,
+        standby: bool = True,
+        standby_run: int = 0,
     ) -> list[int]:
         path = program.with_name("references")
         references.tofile(path)
         shares = policy.shares()
         arguments = [policy.kind, memory, page_shift, shares.small, shares.standby if standby else 0, shares.ghosts]
+        arguments.append(standby_run)
         done = subprocess.run([program, path, *map(str, arguments)], check=True, capture_output=True, timeout=50)
         return [int(word) for word in done.stdout.split()]
 
@@ -62,9 +68,15 @@ def replay(program: Path) -> Replay:
 
 
 def run_simulator(
-    references: np.ndarray, policy: Policy, memory: int, page_shift: int = 12, standby: bool = True
+    references: np.ndarray,
+    policy: Policy,
+    memory: int,
+    page_shift: int = 12,
+    standby: bool = True,
+    standby_run: int = 0,
 ) -> IdealPager:
-    pager = IdealPager(policy.start(memory, standby=standby), memory, dict.fromkeys(range(16), 1 << page_shift))
+    state = policy.start(memory, standby=standby, standby_run=standby_run)
+    pager = IdealPager(state, memory, dict.fromkeys(range(16), 1 << page_shift))
     ends = {
         int(r): int(references["page"][references["region"] == r].max()) + 1 for r in np.unique(references["region"])
     }
@@ -109,6 +121,15 @@ def test_simulator_evicts_what_the_engine_does(name: str, standby: bool, replay:
     assert pager.digest == digest
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_simulator_where_small_runs_cannot_wait_evicts_what_the_engine_does(name: str, replay: Replay) -> None:
+    references, policy, memory = make_mixture(3), read_policy(name), 400 * PAGE
+    pager = run_simulator(references, policy, memory, standby_run=16 * PAGE)
+    _, misses, _, refaults, _, digest = replay(references, policy, memory, 12, True, 16 * PAGE)
+    assert (pager.misses, pager.refaults, pager.digest) == (misses, refaults, digest)
+    assert refaults > 0
+
+
 @pytest.mark.parametrize("policy", [S3Fifo(small=0.3, standby=0.05, ghosts=3.0), SecondChance(0.6), Auto(ghosts=0.1)])
 def test_simulator_with_other_parameters_and_pages_evicts_what_the_engine_does(policy: Policy, replay: Replay) -> None:
     references, memory = make_mixture(2), 150 * 65536
@@ -151,6 +172,11 @@ def test_auto_on_zipf_misses_a_quarter_less_than_fifo(zipf_items: np.ndarray, re
 
 def test_s3fifo_on_zipf_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:
     assert count_misses(replay, zipf_items, "s3fifo")[1] <= 0.87 * count_misses(replay, zipf_items, "fifo")[1]
+
+
+def test_auto_on_zipf_where_pages_cannot_wait_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:
+    done = replay(make_references(zipf_items), Auto(), CAPACITY * PAGE, 12, True, 2 << 20)
+    assert done[2] / len(zipf_items) * 2 <= 0.87 * count_misses(replay, zipf_items, "fifo")[1]
 
 
 def test_auto_without_standby_on_zipf_misses_less_than_fifo(zipf_items: np.ndarray, replay: Replay) -> None:
@@ -216,6 +242,45 @@ def test_auto_is_hardly_worse_than_fifo(pattern: str, standby: bool, replay: Rep
     assert count_misses(replay, pages, "auto", standby)[0] <= 1.03 * count_misses(replay, pages, "fifo")[0]
 
 
+def make_stream(chunks: int, length: int = 16) -> np.ndarray:
+    """A sequential reader, and read-ahead by chunks, two of them ahead of it."""
+    parts = []
+    for chunk in range(chunks):
+        if chunk + 2 < chunks:
+            parts.append(make_references(np.array([(chunk + 2) * length]), count=length, flags=READ_AHEAD))
+        parts.append(make_references(np.arange(chunk * length, (chunk + 1) * length)))
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+@pytest.mark.parametrize("name", POLICIES)
+def test_stream_finds_what_was_read_ahead(name: str, standby: bool, replay: Replay) -> None:
+    references = make_stream(400)
+    _, misses, _, refaults, *_ = replay(references, read_policy(name), 600 * PAGE, 12, standby)
+    assert misses == 2 * 16
+    assert refaults == 398
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_read_ahead_nobody_wanted_leaves(name: str, replay: Replay) -> None:
+    wrong = make_references(np.arange(100, 140), flags=READ_AHEAD)
+    between = make_references(np.tile(np.arange(10_000, 10_700), 3))
+    references = np.concatenate([wrong, between, make_references(np.arange(100, 140))])
+    _, misses, *_ = replay(references, read_policy(name), 600 * PAGE)
+    _, misses_before, *_ = replay(np.concatenate([wrong, between]), read_policy(name), 600 * PAGE)
+    assert misses - misses_before == 40
+
+
+def test_auto_keeps_the_hot_set_beside_a_stream(replay: Replay) -> None:
+    random = np.random.default_rng(6)
+    stream = make_stream(4000)
+    hot = make_references(draw_zipf(random, CAPACITY, 0.9, len(stream)), region=1)
+    references = np.stack([stream, hot], axis=1).ravel()
+    auto = replay(references, Auto(), CAPACITY * PAGE)[1]
+    fifo = replay(references, Fifo(), CAPACITY * PAGE)[1]
+    assert auto <= 0.5 * fifo
+
+
 def simulate_pages(policy: Policy | str, pages: list[int], memory_pages: int, standby: bool = True) -> Simulation:
     array = np.array(pages, np.int64)
     sizes = {0: PAGE}
@@ -255,7 +320,7 @@ def test_simulator_never_holds_more_than_the_memory(
         pages = [run.page + i for run in runs for i in range(run.count)]
         assert len(pages) == len(set(pages))
         if not is_prefetched:
-            assert all(run.segment not in (TRIAL, STANDBY) for run in runs if run.page <= page < run.page + run.count)
+            assert all(run.segment < AHEAD for run in runs if run.page <= page < run.page + run.count)
 
 
 @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 30))

@@ -45,15 +45,16 @@ class Policy:
     def shares(self) -> queues.Shares:
         return queues.Shares(*(round(getattr(self, name, 0.0) * WHOLE) for name in ("small", "standby", "ghosts")))
 
-    def start(self, memory: int, *, standby: bool = True) -> queues.PolicyState:
-        """Returns the policy at work in the simulator; `standby=False`: as on a kernel that cannot move pages."""
+    def start(self, memory: int, *, standby: bool = True, standby_run: int = 0) -> queues.PolicyState:
+        """Returns the policy at work in the simulator; `standby=False`: as on a kernel that cannot move pages;
+        runs of less than `standby_run` bytes cannot be moved either."""
         shares = self.shares()
         if not standby:
             shares = queues.Shares(shares.small, 0, shares.ghosts)
-        return self._start(memory, shares)
+        return self._start(memory, shares, standby_run)
 
-    def _start(self, memory: int, shares: queues.Shares) -> queues.PolicyState:
-        return queues.PolicyState(memory, shares, queues.Rules)
+    def _start(self, memory: int, shares: queues.Shares, standby_run: int) -> queues.PolicyState:
+        return queues.PolicyState(memory, shares, queues.Rules, standby_run)
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class S3Fifo(Policy):
     ghosts: float = 1.0
     """Evictions that are remembered, as a multiple of the memory."""
 
-    def _start(self, memory: int, shares: queues.Shares) -> queues.PolicyState:
-        return queues.PolicyState(memory, shares, queues.S3Fifo)
+    def _start(self, memory: int, shares: queues.Shares, standby_run: int) -> queues.PolicyState:
+        return queues.PolicyState(memory, shares, queues.S3Fifo, standby_run)
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Mru(Policy):
     name: ClassVar[str] = "mru"
     kind: ClassVar[int] = 4
 
-    def _start(self, memory: int, shares: queues.Shares) -> queues.PolicyState:
-        return queues.PolicyState(memory, shares, queues.NewestFirst)
+    def _start(self, memory: int, shares: queues.Shares, standby_run: int) -> queues.PolicyState:
+        return queues.PolicyState(memory, shares, queues.NewestFirst, standby_run)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ class Auto(Policy):
     standby: float = 0.1875
     ghosts: float = 1.0
 
-    def _start(self, memory: int, shares: queues.Shares) -> queues.PolicyState:
-        return queues.AutoState(memory, shares)
+    def _start(self, memory: int, shares: queues.Shares, standby_run: int) -> queues.PolicyState:
+        return queues.AutoState(memory, shares, standby_run)
 
 
 POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Fifo, SecondChance, S3Fifo, Mru, Auto)}

@@ -45,7 +45,7 @@ static void make_room(replay *r, uint64_t bytes) {
     }
     um_frame_id id = um_policy_next(r->policy, 0);
     CHECK(id != UM_NIL);
-    if (um_policy_keeps(r->policy))
+    if (um_policy_keeps(r->policy, id))
       um_policy_standby(r->policy, id);
     else
       give_up(r, id);

@@ -1,6 +1,6 @@
 /* Eviction policies: the order of victims, proofs in standby, ghosts. With arguments it is the program that
  * tests/test_eviction.py holds the simulator against: KIND prints its shares; FILE KIND MEMORY PAGE_SHIFT SMALL STANDBY
- * GHOST replays a file (replay.c) and prints the counts. */
+ * GHOST STANDBY_RUN replays a file (replay.c) and prints the counts. */
 #include "check.h"
 #include "replay.h"
 
@@ -33,7 +33,7 @@ static void test_fifo_offers_oldest_first(void) {
   rig_open(&r, UM_POLICY_FIFO, 16);
   for (um_frame_id id = 1; id <= 4; id++)
     insert(&r, id, id, 1, false);
-  CHECK(!um_policy_keeps(r.policy) && !um_policy_standby_full(r.policy));
+  CHECK(!um_policy_keeps(r.policy, 1) && !um_policy_standby_full(r.policy));
   um_frame_id id = 0;
   for (um_frame_id wanted = 1; wanted <= 4; wanted++)
     CHECK_EQUAL(id = um_policy_next(r.policy, id), wanted);
@@ -143,6 +143,76 @@ static void test_next_reaches_every_run_once_and_ends(void) {
   }
 }
 
+/* Every run is where its events put it, whatever the policy does in between, and both walks reach all and end. */
+static void check_walks(rig *r, const uint8_t *place) {
+  uint32_t wanted[3] = {0}, found[3] = {0}, steps = 0;
+  bool seen[RUNS + 1] = {false};
+  for (um_frame_id id = 1; id <= RUNS; id++)
+    wanted[place[id]]++;
+  for (um_frame_id id = um_policy_next(r->policy, 0); id; id = um_policy_next(r->policy, id)) {
+    CHECK_EQUAL(place[id], 1);
+    found[1] += !seen[id];
+    seen[id] = true;
+    CHECK(++steps <= 2 * RUNS);
+  }
+  for (um_frame_id id = um_policy_standby_next(r->policy, 0); id; id = um_policy_standby_next(r->policy, id)) {
+    CHECK_EQUAL(place[id], 2);
+    CHECK(um_policy_in_standby(r->policy, id));
+    found[2] += !seen[id];
+    seen[id] = true;
+    CHECK(++steps <= 4 * RUNS);
+  }
+  CHECK_EQUAL(found[1], wanted[1]);
+  CHECK_EQUAL(found[2], wanted[2]);
+  um_policy_bytes bytes;
+  uint64_t sum = 0;
+  for (um_frame_id id = 1; id <= RUNS; id++)
+    sum += place[id] ? r->frames[id].count * PAGE : 0;
+  um_policy_measure(r->policy, &bytes);
+  CHECK_EQUAL(bytes.small + bytes.main + bytes.standby, sum);
+}
+
+static void test_any_events_leave_queues_whole(void) {
+  uint64_t random = 1;
+  for (uint32_t kind = 0; kind <= UM_POLICY_MRU; kind++) {
+    rig r;
+    uint8_t place[RUNS + 1] = {0}; /* 0 nowhere, 1 resident, 2 standby */
+    rig_open(&r, kind, 256);
+    for (uint32_t i = 0; i < 20000; i++) {
+      random = random * 6364136223846793005u + 1442695040888963407u;
+      um_frame_id id = 1 + (random >> 33) % RUNS, other = 1 + (random >> 40) % RUNS;
+      uint32_t event = (random >> 50) % 8;
+      um_frame *f = &r.frames[id];
+      if (place[id] == 0 && event < 5) {
+        bool ahead = event == 4;
+        insert(&r, id, (random >> 20) % 4096, 1 + (random >> 52) % 64, ahead);
+        place[id] = ahead ? 2 : 1;
+      } else if (place[id] == 2 && event < 3) {
+        um_policy_refault(r.policy, id);
+        place[id] = 1;
+      } else if (place[id] == 1 && event < 3) {
+        um_policy_standby(r.policy, id);
+        place[id] = 2;
+      } else if (place[id] && event == 3) {
+        um_policy_evicted(r.policy, id);
+        place[id] = 0;
+      } else if (event == 4) {
+        um_policy_remove(r.policy, id);
+        place[id] = 0;
+      } else if (place[id] && place[other] == 0 && f->count > 1) {
+        r.frames[other] =
+            (um_frame){.region = f->region, .page = f->page + f->count / 2, .count = f->count - f->count / 2};
+        f->count /= 2;
+        um_policy_split(r.policy, id, other);
+        place[other] = place[id];
+      }
+      if (i % 16 == 0)
+        check_walks(&r, place);
+    }
+    um_policy_destroy(r.policy);
+  }
+}
+
 static void test_create_refuses_what_is_wrong(void) {
   um_policy_options options = {.memory = 1u << 20};
   um_policy *policy;
@@ -168,12 +238,13 @@ static int replay_main(int argc, char **argv) {
     printf("%u %u %u\n", options.small_share, options.standby_share, options.ghost_share);
     return 0;
   }
-  CHECK_EQUAL(argc, 8);
+  CHECK_EQUAL(argc, 9);
   options.kind = (uint32_t)strtoul(argv[2], NULL, 0);
   options.memory = strtoull(argv[3], NULL, 0);
   options.small_share = (uint32_t)strtoul(argv[5], NULL, 0);
   options.standby_share = (uint32_t)strtoul(argv[6], NULL, 0);
   options.ghost_share = (uint32_t)strtoul(argv[7], NULL, 0);
+  options.standby_run = strtoull(argv[8], NULL, 0);
   um_replay(argv[1], &options, (uint32_t)strtoul(argv[4], NULL, 0), &counts);
   printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", counts.references, counts.misses,
          counts.late_misses, counts.refaults, counts.prefetched, counts.digest);
@@ -190,6 +261,7 @@ int main(int argc, char **argv) {
   test_read_ahead_waits_in_standby_and_first_touch_is_no_proof();
   test_split_keeps_place_and_bytes();
   test_next_reaches_every_run_once_and_ends();
+  test_any_events_leave_queues_whole();
   test_create_refuses_what_is_wrong();
   test_tables_take_eight_bytes_a_page_at_most();
   return 0;

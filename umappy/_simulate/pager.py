@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from umappy._simulate.queues import TRIAL, PolicyState, Run
+from umappy._simulate.queues import AHEAD, PolicyState, Run
 from umappy._simulate.tables import MASK, PAGE_BYTES
 
 ADDRESS_SHIFT = 42  # regions lie so far apart
@@ -32,7 +32,7 @@ class IdealPager:
         if run is None:
             self.misses += 1
             self._fill(region, page, 1, is_prefetched=False)
-        elif run.segment >= TRIAL:
+        elif run.segment >= AHEAD:
             self.refaults += 1
             self._policy.refault(run)
 
@@ -72,10 +72,12 @@ class IdealPager:
         while self._used + wanted > self._memory:
             if policy.is_standby_full():
                 self._give_up(policy.next_standby())
-            elif policy.keeps:
-                policy.move_out(policy.next_resident())
+                continue
+            victim = policy.next_resident()
+            if policy.keeps(victim):
+                policy.move_out(victim)
             else:
-                self._give_up(policy.next_resident())
+                self._give_up(victim)
 
     def _give_up(self, run: Run) -> None:
         for i in range(run.count):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from umappy._simulate.tables import PAGE_BYTES, WHOLE, Frequencies, Ghosts, hash_key
 
-SMALL, MAIN, TRIAL, STANDBY = range(4)
+SMALL, MAIN, AHEAD, TRIAL, STANDBY = range(5)
 MOVES = 2
-READ_AHEAD_SHARE = 128
+AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
 GROUP_SHARES = 32
@@ -25,7 +25,7 @@ USUAL_OVER, RUNS_MIN = 16, 32
 class Run:
     """Adjacent pages that came together."""
 
-    __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "is_untouched", "key", "key_step", "page", "segment",
+    __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "key", "key_step", "page", "segment",
                  "was_main")  # fmt: skip
 
     def __init__(self, key: int, key_step: int, page: int, count: int) -> None:
@@ -37,7 +37,7 @@ class Run:
         self.group: Group
         self.segment = MAIN
         self.heat = 0
-        self.is_untouched = self.is_ghost = self.was_main = False
+        self.is_ghost = self.was_main = False
 
 
 class Queue(OrderedDict[Run, None]):
@@ -54,9 +54,10 @@ class Group:
     def __init__(self, rules: Rules, share: int) -> None:
         self.rules = rules
         self.share = share
-        self.queues = (Queue(), Queue(), Queue(), Queue())
+        self.queues = (Queue(), Queue(), Queue(), Queue(), Queue())
         self.bytes = 0
         self.moved = 0
+        self.direct = 0
 
     @property
     def has_resident(self) -> bool:
@@ -64,10 +65,10 @@ class Group:
 
     @property
     def has_standby(self) -> bool:
-        return bool(self.queues[TRIAL] or self.queues[STANDBY])
+        return bool(self.queues[AHEAD] or self.queues[TRIAL] or self.queues[STANDBY])
 
     def part(self, share: int) -> int:
-        return self.bytes // WHOLE * share
+        return (self.bytes - self.queues[AHEAD].bytes) // WHOLE * share
 
     def oldest(self, segment: int) -> Run:
         return next(iter(self.queues[segment]))
@@ -114,8 +115,8 @@ class Rules:
         return TRIAL if group.queues[TRIAL] else STANDBY
 
     def is_standby_full(self, group: Group) -> bool:
-        share = self.policy.shares.standby or READ_AHEAD_SHARE
-        return group.queues[TRIAL].bytes + group.queues[STANDBY].bytes >= group.part(share)
+        bytes_waiting = group.queues[TRIAL].bytes + group.queues[STANDBY].bytes
+        return bytes_waiting >= group.part(self.policy.shares.standby)
 
 
 class NewestFirst(Rules):
@@ -146,7 +147,7 @@ class S3Fifo(Rules):
 class Lfu(Rules):
     def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
         held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
-        rest = LFU_SMALL + (LFU_TRIAL if self.policy.keeps else 0)
+        rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
         return MAIN if held <= group.part(WHOLE - rest) else SMALL
 
     def again(self, run: Run) -> int:
@@ -156,17 +157,16 @@ class Lfu(Rules):
         return STANDBY if segment == MAIN else TRIAL
 
     def choose(self, group: Group) -> int:
-        if not self.policy.keeps:
+        small, main = group.queues[SMALL], group.queues[MAIN]
+        segment = SMALL if small.bytes > group.part(LFU_SMALL) or not main else MAIN
+        if small and main and not self.policy.keeps(group.oldest(segment)):
             return self._meet(group, SMALL, MAIN)
-        is_small = group.queues[SMALL].bytes > group.part(LFU_SMALL) or not group.queues[MAIN]
-        return SMALL if is_small else MAIN
+        return segment
 
     def choose_standby(self, group: Group) -> int:
         return self._meet(group, TRIAL, STANDBY)
 
     def is_standby_full(self, group: Group) -> bool:
-        if not self.policy.keeps:
-            return super().is_standby_full(group)
         return group.queues[SMALL].bytes <= group.part(LFU_SMALL) and group.queues[MAIN].bytes <= group.part(LFU_MAIN)
 
     def _meet(self, group: Group, trial: int, held: int) -> int:
@@ -175,7 +175,7 @@ class Lfu(Rules):
         new, old = group.oldest(trial), group.oldest(held)
         frequencies = self.policy.frequencies
         assert frequencies is not None
-        wins = 2 * frequencies.look(new) > 3 * frequencies.look(old) + 2
+        wins = frequencies.look(new) > 2 * frequencies.look(old) + 2
         group.move(new if wins else old, held)
         return held if wins else trial
 
@@ -192,10 +192,12 @@ class Shares:
 class PolicyState:
     """A policy at work: the events and the order of victims."""
 
-    def __init__(self, memory: int, shares: Shares, rules: type[Rules]) -> None:
+    def __init__(self, memory: int, shares: Shares, rules: type[Rules], standby_run: int = 0) -> None:
         self.memory = memory
         self.shares = shares
-        self.keeps = shares.standby > 0
+        self.has_standby = shares.standby > 0
+        self._standby_run = standby_run
+        self._clock = 0
         self.ghosts = Ghosts(memory, shares.ghosts) if rules is S3Fifo else None
         self.frequencies: Frequencies | None = None
         self.groups = [Group(rules(self), GROUP_SHARES)]
@@ -206,31 +208,44 @@ class PolicyState:
         if self.frequencies is not None:
             self.frequencies.count(run, 1)
         self._note_miss(group, run)
-        run.is_untouched, run.is_ghost = is_prefetched, is_prefetched and is_ghost
-        group.link(run, group.rules.leave(SMALL) if is_prefetched else group.rules.enter(group, run, is_ghost))
+        run.is_ghost = is_prefetched and is_ghost
+        run.heat = self._ahead_step() if is_prefetched else 0
+        if is_prefetched:
+            self.groups[0].link(run, AHEAD)
+        else:
+            group.link(run, group.rules.enter(group, run, is_ghost))
 
     def refault(self, run: Run) -> None:
         group = run.group
-        if run.is_untouched:
+        if run.segment == AHEAD:
+            run.heat = 0
+            group = self._find_group(run)
             segment = group.rules.enter(group, run, run.is_ghost)
         else:
             if self.frequencies is not None:
                 self.frequencies.count(run, 2)
             segment = group.rules.again(run)
-        run.is_untouched = run.is_ghost = run.was_main = False
-        group.move(run, segment)
+        run.is_ghost = run.was_main = False
+        run.group.unlink(run)
+        group.link(run, segment)
 
     def move_out(self, run: Run) -> None:
-        run.is_untouched = run.is_ghost = False
+        run.is_ghost = False
         run.was_main = run.segment == MAIN
         run.group.moved += 1
         run.group.move(run, run.group.rules.leave(run.segment))
 
     def evicted(self, run: Run) -> None:
         run.group.moved = 0
-        if self.ghosts is not None and not run.is_untouched:
+        run.group.direct = run.group.direct + run.bytes if run.segment < AHEAD else 0
+        self._clock += run.bytes
+        if self.ghosts is not None and run.segment != AHEAD:
             self.ghosts.note(run)
         run.group.unlink(run)
+
+    def keeps(self, run: Run) -> bool:
+        """Tells whether a victim waits in standby."""
+        return self.has_standby and run.bytes >= self._standby_run
 
     def is_standby_full(self) -> bool:
         resident, standby = self._fullest(lambda g: g.has_resident), self._fullest(lambda g: g.has_standby)
@@ -240,7 +255,13 @@ class PolicyState:
             standby = resident
         if not standby.has_standby:
             return False
-        return standby.moved >= MOVES or not standby.has_resident or standby.rules.is_standby_full(standby)
+        if not standby.has_resident or self._is_ahead_stale(standby):
+            return True
+        if not standby.queues[TRIAL] and not standby.queues[STANDBY]:
+            return False
+        if standby.moved >= MOVES or self._is_turn_of_standby(standby):
+            return True
+        return not self.has_standby or standby.rules.is_standby_full(standby)
 
     def next_resident(self) -> Run:
         group = self._fullest(lambda g: g.has_resident)
@@ -251,7 +272,29 @@ class PolicyState:
     def next_standby(self) -> Run:
         group = self._fullest(lambda g: g.has_standby)
         assert group is not None
+        waits = group.queues[TRIAL] or group.queues[STANDBY]
+        if not waits or self._is_ahead_stale(group):
+            return group.oldest(AHEAD)
         return group.oldest(group.rules.choose_standby(group))
+
+    def _is_turn_of_standby(self, group: Group) -> bool:
+        small, main, _, trial, standby = group.queues
+        waiting, resident = trial.bytes + standby.bytes, small.bytes + main.bytes
+        head = group.oldest(STANDBY if standby else TRIAL)
+        pages = PAGE_BYTES
+        return bool(group.direct) and (
+            group.direct // pages * (waiting // pages) >= resident // pages * (head.bytes // pages)
+        )
+
+    def _ahead_step(self) -> int:
+        return self._clock // (self.memory // AHEAD_STEPS + 1) & 0xFF
+
+    def _is_ahead_stale(self, group: Group) -> bool:
+        ahead = group.queues[AHEAD]
+        if not ahead:
+            return False
+        age = self._ahead_step() - group.oldest(AHEAD).heat & 0xFF
+        return ahead.bytes > group.bytes // AHEAD_PART or age >= AHEAD_AGE
 
     def _find_group(self, run: Run) -> Group:
         return self.groups[0]
@@ -270,8 +313,8 @@ class PolicyState:
 class AutoState(PolicyState):
     """Contenders that each rule a 32nd, and the rest, which follows who misses least."""
 
-    def __init__(self, memory: int, shares: Shares) -> None:
-        super().__init__(memory, shares, S3Fifo)
+    def __init__(self, memory: int, shares: Shares, standby_run: int = 0) -> None:
+        super().__init__(memory, shares, S3Fifo, standby_run)
         self.frequencies = Frequencies(memory)
         contenders = (S3Fifo(self), Lfu(self), Rules(self))
         self._weights = (WEIGHT, LFU_WEIGHT, WEIGHT)

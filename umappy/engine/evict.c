@@ -159,7 +159,7 @@ static bool take_whole(um_pager *p, um_frame_id id, bool writes, batch *b) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   uint32_t live = atomic_load(&f->live);
-  if (!r->moves || live != f->count || !um_policy_keeps(p->policy) || b->kepts == BATCH || b->rests == BATCH)
+  if (!r->moves || live != f->count || !um_policy_keeps(p->policy, id) || b->kepts == BATCH || b->rests == BATCH)
     return false;
   victim whole = {.region = r, .page = f->page, .count = live, .frame = id};
   bool chunk = is_whole_chunk(&whole) && r->chunks;

@@ -8,8 +8,10 @@
  * it never lets go of what it holds, so it suits nothing else. */
 #include "policy_internal.h"
 
-#define READ_AHEAD_SHARE 128u /* of UM_POLICY_WHOLE: where victims do not wait, standby holds what was read ahead */
-#define MOVES 2u              /* runs that are moved out for one that is evicted: the queues change shape gradually */
+#define AHEAD_PART 8u   /* what was read ahead may take 1 / so much of the memory ... */
+#define AHEAD_STEPS 16u /* ... while 1 / so much of the memory is evicted, ... */
+#define AHEAD_AGE 4u    /* ... so many times */
+#define MOVES 2u        /* runs that are moved out for one that is evicted: the queues change shape gradually */
 
 const um_policy_rules um_rules_plain;
 static const um_policy_rules newest_first = {.newest_first = true};
@@ -31,6 +33,7 @@ static const policy_kind kinds[] = {
 
 void um_policy_defaults(uint32_t kind, um_policy_options *options) {
   options->kind = kind;
+  options->standby_run = 0;
   options->small_share = kinds[kind].small_share;
   options->standby_share = kinds[kind].standby_share;
   options->ghost_share = kinds[kind].ghost_share;
@@ -90,7 +93,7 @@ static um_policy_queue *queue_at(um_policy *p, uint32_t at) {
   return &group_at(p, at)->queues[segment_at(at)];
 }
 static bool is_resident(uint32_t at) {
-  return at && segment_at(at) < UM_SEGMENT_TRIAL;
+  return at && segment_at(at) < UM_SEGMENT_AHEAD;
 }
 static bool is_standby(uint32_t at) {
   return at && !is_resident(at);
@@ -131,22 +134,33 @@ static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool
   return g->rules->enter ? g->rules->enter(p, g, f, ghost) : UM_SEGMENT_MAIN;
 }
 
+/* When it was read ahead, in steps of eviction; it comes round, but the oldest is looked at all the time. */
+static uint8_t ahead_step(const um_policy *p) {
+  return (uint8_t)(p->clock / (p->options.memory / AHEAD_STEPS + 1));
+}
+
 static enum um_segment leave(const um_policy_group *g, enum um_segment from) {
   return g->rules->leave ? g->rules->leave(from) : UM_SEGMENT_STANDBY;
+}
+
+static um_policy_group *find_group(um_policy *p, const um_frame *f) {
+  return &p->groups[p->group_count > 1 ? um_auto_group(f) : 0];
 }
 
 void um_policy_insert(um_policy *p, um_frame_id id, bool prefetched) {
   um_frame *f = &p->frames[id];
   UM_ASSERT(f->queue == 0);
-  uint32_t group = p->group_count > 1 ? um_auto_group(f) : 0;
-  um_policy_group *g = &p->groups[group];
+  um_policy_group *g = find_group(p, f);
   bool ghost = p->ghosts.buckets && um_ghosts_take(&p->ghosts, f);
   if (p->frequencies.buckets)
     um_frequencies_count(&p->frequencies, f, 1);
-  um_auto_missed(p, group, um_frame_bytes(f));
-  f->heat = 0;
-  f->trail = prefetched ? UM_TRAIL_UNTOUCHED | (ghost ? UM_TRAIL_GHOST : 0) : 0;
-  link_run(p, g, id, prefetched ? leave(g, UM_SEGMENT_SMALL) : enter(p, g, f, ghost));
+  um_auto_missed(p, (uint32_t)(g - p->groups), um_frame_bytes(f));
+  f->heat = prefetched ? ahead_step(p) : 0;
+  f->trail = prefetched && ghost ? UM_TRAIL_GHOST : 0;
+  if (prefetched) /* in one place, as a window may be larger than what a contender has */
+    link_run(p, &p->groups[0], id, UM_SEGMENT_AHEAD);
+  else
+    link_run(p, g, id, enter(p, g, f, ghost));
 }
 
 void um_policy_refault(um_policy *p, um_frame_id id) {
@@ -154,7 +168,9 @@ void um_policy_refault(um_policy *p, um_frame_id id) {
   UM_ASSERT(is_standby(f->queue));
   um_policy_group *g = group_at(p, f->queue);
   enum um_segment from = segment_at(f->queue), to = UM_SEGMENT_MAIN;
-  if (f->trail & UM_TRAIL_UNTOUCHED) {
+  if (from == UM_SEGMENT_AHEAD) {
+    f->heat = 0;
+    g = find_group(p, f);
     to = enter(p, g, f, f->trail & UM_TRAIL_GHOST);
   } else {
     if (p->frequencies.buckets)
@@ -179,8 +195,11 @@ void um_policy_standby(um_policy *p, um_frame_id id) {
 void um_policy_evicted(um_policy *p, um_frame_id id) {
   um_frame *f = &p->frames[id];
   UM_ASSERT(f->queue);
-  group_at(p, f->queue)->moved = 0;
-  if (p->ghosts.buckets && !(f->trail & UM_TRAIL_UNTOUCHED))
+  um_policy_group *g = group_at(p, f->queue);
+  g->moved = 0;
+  g->direct = is_resident(f->queue) ? g->direct + um_frame_bytes(f) : 0;
+  p->clock += um_frame_bytes(f);
+  if (p->ghosts.buckets && segment_at(f->queue) != UM_SEGMENT_AHEAD)
     um_ghosts_note(&p->ghosts, f);
   unlink_run(p, id);
 }
@@ -208,7 +227,7 @@ static bool has_resident(const um_policy_group *g) {
   return g->queues[UM_SEGMENT_SMALL].head || g->queues[UM_SEGMENT_MAIN].head;
 }
 static bool has_standby(const um_policy_group *g) {
-  return g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
+  return g->queues[UM_SEGMENT_AHEAD].head || g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
 }
 
 /* The group most above its share, of those that have any; NULL: none has. */
@@ -220,23 +239,42 @@ static um_policy_group *fullest(const um_policy *p, bool (*has)(const um_policy_
   return (um_policy_group *)most;
 }
 
-bool um_policy_keeps(const um_policy *p) {
-  return p->options.standby_share > 0;
+bool um_policy_keeps(const um_policy *p, um_frame_id id) {
+  return p->options.standby_share > 0 && um_frame_bytes(&p->frames[id]) >= p->options.standby_run;
 }
 
 bool um_policy_in_standby(const um_policy *p, um_frame_id id) {
   return is_standby(p->frames[id].queue);
 }
 
+/* What was read ahead goes when it is too much, or nobody came for long. */
+static bool is_ahead_stale(const um_policy *p, const um_policy_group *g) {
+  const um_policy_queue *ahead = &g->queues[UM_SEGMENT_AHEAD];
+  if (!ahead->head)
+    return false;
+  return ahead->bytes > g->bytes / AHEAD_PART || (uint8_t)(ahead_step(p) - p->frames[ahead->head].heat) >= AHEAD_AGE;
+}
+
+/* Where some runs cannot wait, those that do still leave at the same rate. */
+static bool is_turn_of_standby(const um_policy *p, const um_policy_group *g) {
+  const um_policy_queue *q = g->queues, *waits = &q[q[UM_SEGMENT_STANDBY].head ? UM_SEGMENT_STANDBY : UM_SEGMENT_TRIAL];
+  uint64_t page = UM_PAGE_SIZE_MIN, waiting = q[UM_SEGMENT_TRIAL].bytes + q[UM_SEGMENT_STANDBY].bytes;
+  uint64_t resident = q[UM_SEGMENT_SMALL].bytes + q[UM_SEGMENT_MAIN].bytes;
+  return g->direct &&
+         g->direct / page * (waiting / page) >= resident / page * (um_frame_bytes(&p->frames[waits->head]) / page);
+}
+
 static bool is_standby_full(const um_policy *p, const um_policy_group *g) {
   if (!has_standby(g))
     return false;
-  if (g->moved >= MOVES || !has_resident(g))
+  if (!has_resident(g) || is_ahead_stale(p, g))
     return true;
-  if (um_policy_keeps(p) && g->rules->standby_full)
-    return g->rules->standby_full(p, g);
   uint64_t bytes = g->queues[UM_SEGMENT_TRIAL].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
-  return bytes >= um_policy_part(g->bytes, um_policy_keeps(p) ? p->options.standby_share : READ_AHEAD_SHARE);
+  if (bytes == 0)
+    return false;
+  if (g->moved >= MOVES || is_turn_of_standby(p, g) || p->options.standby_share == 0)
+    return true;
+  return g->rules->standby_full ? g->rules->standby_full(p, g) : bytes >= um_group_part(g, p->options.standby_share);
 }
 
 /* The group from which something is to leave, one way or the other. */
@@ -277,6 +315,9 @@ um_frame_id um_policy_next(um_policy *p, um_frame_id id) {
 }
 
 static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
+  bool waits = g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
+  if (!waits || is_ahead_stale(p, g))
+    return UM_SEGMENT_AHEAD;
   if (g->rules->choose_standby)
     return g->rules->choose_standby(p, g);
   return g->queues[UM_SEGMENT_TRIAL].head ? UM_SEGMENT_TRIAL : UM_SEGMENT_STANDBY;
@@ -302,6 +343,6 @@ void um_policy_measure(const um_policy *p, um_policy_bytes *bytes) {
     const um_policy_queue *q = p->groups[i].queues;
     bytes->small += q[UM_SEGMENT_SMALL].bytes;
     bytes->main += q[UM_SEGMENT_MAIN].bytes;
-    bytes->standby += q[UM_SEGMENT_TRIAL].bytes + q[UM_SEGMENT_STANDBY].bytes;
+    bytes->standby += q[UM_SEGMENT_AHEAD].bytes + q[UM_SEGMENT_TRIAL].bytes + q[UM_SEGMENT_STANDBY].bytes;
   }
 }

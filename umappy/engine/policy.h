@@ -10,10 +10,10 @@
  *     while (memory is short)
  *       if (um_policy_standby_full(policy))
  *         id = um_policy_standby_next(policy, 0), give up its memory, um_policy_evicted(policy, id);
- *       else if (um_policy_keeps(policy))
- *         id = um_policy_next(policy, 0), move it out, um_policy_standby(policy, id);
+ *       else if (id = um_policy_next(policy, 0), um_policy_keeps(policy, id))
+ *         move it out, um_policy_standby(policy, id);
  *       else
- *         id = um_policy_next(policy, 0), drop it, um_policy_evicted(policy, id);
+ *         drop it, um_policy_evicted(policy, id);
  */
 #ifndef UM_POLICY_H
 #define UM_POLICY_H
@@ -27,6 +27,7 @@ typedef struct um_policy_options {
   uint64_t memory;        /* bytes that runs can take, resident and standby together; need not be exact */
   uint32_t small_share;   /* s3fifo, auto: of memory, for runs that have proved nothing */
   uint32_t standby_share; /* of memory, for victims in standby; 0: the kernel cannot move pages out */
+  uint64_t standby_run;   /* bytes: smaller runs cannot wait in standby, and are evicted directly */
   uint32_t ghost_share;   /* s3fifo, auto: as many bytes of evictions as this of memory are remembered */
 } um_policy_options;
 
@@ -42,23 +43,35 @@ uint64_t um_policy_memory(const um_policy_options *options);        /* bytes of 
 int um_policy_create(const um_policy_options *options, um_frame *frames, um_policy **policy);
 void um_policy_destroy(um_policy *policy);
 
-/* Events. `id` is in no queue before insert, and in none after evicted and remove. */
-void um_policy_insert(um_policy *policy, um_frame_id id,
-                      bool prefetched);                    /* a miss was filled; read ahead: to standby */
-void um_policy_refault(um_policy *policy, um_frame_id id); /* a standby run was touched: resident again */
-void um_policy_standby(um_policy *policy, um_frame_id id); /* a victim was moved out */
-void um_policy_evicted(um_policy *policy, um_frame_id id); /* its memory is given up */
-void um_policy_remove(um_policy *policy, um_frame_id id);  /* dropped, closed; no-op when in no queue */
-/* `id` lost its last pages to `other`, a descriptor in no queue; region, page and count of both are set already. */
+/* Events. `id` is in no queue before insert, and in none after evicted and remove. While it is in a queue its region,
+ * page and count stay, but for split. */
+
+/* A miss was filled. Read ahead: nobody touched it yet, and it waits in standby, safe from the first eviction; its
+ * first touch is a refault to the engine and proves nothing. */
+void um_policy_insert(um_policy *policy, um_frame_id id, bool prefetched);
+/* A standby run was touched and is resident again. Where a part of it is: split first. */
+void um_policy_refault(um_policy *policy, um_frame_id id);
+/* A victim was moved out. */
+void um_policy_standby(um_policy *policy, um_frame_id id);
+/* Its memory is given up, from standby or directly. */
+void um_policy_evicted(um_policy *policy, um_frame_id id);
+/* It is gone for another reason: dropped, closed. Nothing where it is in no queue. */
+void um_policy_remove(um_policy *policy, um_frame_id id);
+/* It lost its last pages to `other`, a descriptor in no queue; region, page and count of both are set already. */
 void um_policy_split(um_policy *policy, um_frame_id id, um_frame_id other);
 
-/* Choices. Resident runs in the order they should leave; 0: from the start, and the end. When the run handed in has
- * been taken meanwhile the answer begins from the start again. */
+/* Choices; 0 asks for the first, and is the answer after the last. Asking for the first may move runs between queues. A
+ * walk visits each run, some twice; when the run handed in has been taken it begins anew. So: hand in 0 after taking
+ * one, and the run itself after passing it over. */
+
+/* Resident runs, in the order they should leave. */
 um_frame_id um_policy_next(um_policy *policy, um_frame_id id);
-um_frame_id um_policy_standby_next(um_policy *policy,
-                                   um_frame_id id);   /* likewise: standby, those to be given up first */
-bool um_policy_standby_full(const um_policy *policy); /* give up standby before moving out more */
-bool um_policy_keeps(const um_policy *policy);        /* victims go to standby */
+/* Standby runs, in the order they should be given up. */
+um_frame_id um_policy_standby_next(um_policy *policy, um_frame_id id);
+/* Give up standby now, before more is moved out. */
+bool um_policy_standby_full(const um_policy *policy);
+/* This victim should wait in standby; else, or where it cannot after all, it is evicted directly. */
+bool um_policy_keeps(const um_policy *policy, um_frame_id id);
 bool um_policy_in_standby(const um_policy *policy, um_frame_id id);
 
 void um_policy_measure(const um_policy *policy, um_policy_bytes *bytes);

@@ -1,6 +1,6 @@
 /* policy_ghost.c: which pages left memory lately, in a table of fixed size.
  *
- * Buckets of one cache line; an entry is 16 bits of the page's hash and a stamp of the eviction clock. In a full bucket
+ * Buckets of one cache line; an entry is 15 bits of the page's hash and a stamp of the eviction clock. In a full bucket
  * the oldest entry gives way, so nothing is ever cleaned up: what is beyond the reach does not count. Two pages of one
  * bucket with the same tag are taken for each other, once in some thousand look-ups, and a stamp comes round after 64
  * times the memory was evicted; either costs one wrong guess. */
@@ -19,7 +19,7 @@ uint64_t um_ghosts_memory(const um_policy_options *options) {
 int um_ghosts_create(um_ghosts *ghosts, const um_policy_options *options) {
   ghosts->bucket_count = count_buckets(options);
   ghosts->unit = um_max(1, options->memory / STEPS);
-  ghosts->reach = (uint32_t)um_policy_part(STEPS * UM_POLICY_WHOLE, options->ghost_share) / UM_POLICY_WHOLE;
+  ghosts->reach = options->ghost_share * STEPS / UM_POLICY_WHOLE;
   ghosts->buckets = um_memory_map(um_ghosts_memory(options));
   return ghosts->buckets ? 0 : -ENOMEM;
 }

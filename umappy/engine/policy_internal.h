@@ -8,15 +8,21 @@
 
 #include "policy.h"
 
-/* The first two are resident, the others standby. */
-enum um_segment { UM_SEGMENT_SMALL, UM_SEGMENT_MAIN, UM_SEGMENT_TRIAL, UM_SEGMENT_STANDBY, UM_SEGMENTS };
+/* The first two are resident, the others standby; what was read ahead and not touched yet waits in ahead. */
+enum um_segment {
+  UM_SEGMENT_SMALL,
+  UM_SEGMENT_MAIN,
+  UM_SEGMENT_AHEAD,
+  UM_SEGMENT_TRIAL,
+  UM_SEGMENT_STANDBY,
+  UM_SEGMENTS,
+};
 
 #define UM_GROUPS 4u
 #define UM_GROUP_SHARES 32u /* a group's share is in parts of this */
 
-#define UM_TRAIL_UNTOUCHED 1u /* read ahead, and nobody came yet */
-#define UM_TRAIL_GHOST 2u     /* its pages were a ghost when they were read ahead */
-#define UM_TRAIL_MAIN 4u      /* it was in main before it went to standby */
+#define UM_TRAIL_GHOST 1u /* its pages were a ghost when they were read ahead */
+#define UM_TRAIL_MAIN 2u  /* it was in main before it went to standby */
 
 typedef struct um_policy_rules um_policy_rules;
 
@@ -28,9 +34,10 @@ typedef struct um_policy_queue {
 typedef struct um_policy_group {
   const um_policy_rules *rules;
   um_policy_queue queues[UM_SEGMENTS];
-  uint64_t bytes; /* of all four */
-  uint32_t share; /* of UM_GROUP_SHARES; constant */
-  uint32_t moved; /* runs moved out since one was evicted */
+  uint64_t bytes;  /* of all queues */
+  uint32_t share;  /* of UM_GROUP_SHARES; constant */
+  uint32_t moved;  /* runs moved out since one was evicted */
+  uint64_t direct; /* bytes evicted without standby since one was evicted from there */
 } um_policy_group;
 
 /* NULL: the plain rule, which alone is first in, first out. */
@@ -78,6 +85,7 @@ struct um_policy {
   um_ghosts ghosts;
   um_frequencies frequencies;
   uint32_t sweep, standby_sweep; /* um_policy_next: the queue of its round through all; 0: not there yet */
+  uint64_t clock;                /* bytes ever evicted */
   uint64_t lag[UM_GROUPS];       /* auto: misses of a contender above those of the best, in small pages */
   uint64_t usual;                /* auto: pages of a usual miss, times USUAL_OVER */
   uint32_t winner;               /* auto: the contender whose rules all others follow */
@@ -87,8 +95,9 @@ struct um_policy {
 static inline uint64_t um_frame_bytes(const um_frame *f) {
   return um_run_memory(f->region, f->page, um_max(f->count, 1));
 }
-static inline uint64_t um_policy_part(uint64_t bytes, uint32_t share) {
-  return bytes / UM_POLICY_WHOLE * share;
+/* A share of the group's memory, without what was read ahead. */
+static inline uint64_t um_group_part(const um_policy_group *g, uint32_t share) {
+  return (g->bytes - g->queues[UM_SEGMENT_AHEAD].bytes) / UM_POLICY_WHOLE * share;
 }
 void um_policy_move(um_policy *p, um_policy_group *g, um_frame_id id, enum um_segment segment); /* to its young end */
 

@@ -3,9 +3,9 @@
  * What is held is resident in main for a while and then waits in standby, most of it, where touches are seen and
  * counted and bring it back to main. What is new passes through small and then through trial, both short. When memory
  * is wanted the oldest of trial and the oldest of standby meet: the new one gets the place only if it was asked for
- * half as often again, and once more, as the held one. So chance does not make the two change places, and in a loop
- * over more than fits, where all are asked for equally often, what is held stays. Where nothing can be moved out, small
- * and main meet.
+ * more than twice as often, and twice, as the held one. So chance does not make the two change places, and in a loop
+ * over more than fits, where all are asked for equally often, what is held stays. Of runs that cannot be moved
+ * out, the oldest of small and of main meet.
  *
  * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
  * sight for a while. */
@@ -18,8 +18,8 @@
 static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
   (void)f, (void)ghost;
   uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
-  uint32_t rest = SMALL_SHARE + (um_policy_keeps(p) ? TRIAL_SHARE : 0);
-  return held <= um_policy_part(g->bytes, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+  uint32_t rest = SMALL_SHARE + (p->options.standby_share ? TRIAL_SHARE : 0);
+  return held <= um_group_part(g, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
 }
 
 static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
@@ -38,16 +38,18 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
     return new == UM_NIL ? held : trial;
   uint32_t new_count = um_frequencies_look(&p->frequencies, &p->frames[new]);
   uint32_t old_count = um_frequencies_look(&p->frequencies, &p->frames[old]);
-  bool wins = 2 * new_count > 3 * old_count + 2;
+  bool wins = new_count > 2 * old_count + 2;
   um_policy_move(p, g, wins ? new : old, held);
   return wins ? held : trial;
 }
 
+/* Runs that cannot wait in standby meet where they are. */
 static enum um_segment choose(um_policy *p, um_policy_group *g) {
-  if (!um_policy_keeps(p))
+  um_frame_id new = g->queues[UM_SEGMENT_SMALL].head, old = g->queues[UM_SEGMENT_MAIN].head;
+  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE) || old == UM_NIL;
+  if (new != UM_NIL && old != UM_NIL && !um_policy_keeps(p, small ? new : old))
     return meet(p, g, UM_SEGMENT_SMALL, UM_SEGMENT_MAIN);
-  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_policy_part(g->bytes, SMALL_SHARE);
-  return small || g->queues[UM_SEGMENT_MAIN].head == UM_NIL ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
+  return small ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;
 }
 
 static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
@@ -56,8 +58,8 @@ static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
 
 static bool standby_full(const um_policy *p, const um_policy_group *g) {
   (void)p;
-  return g->queues[UM_SEGMENT_SMALL].bytes <= um_policy_part(g->bytes, SMALL_SHARE) &&
-         g->queues[UM_SEGMENT_MAIN].bytes <= um_policy_part(g->bytes, MAIN_SHARE);
+  return g->queues[UM_SEGMENT_SMALL].bytes <= um_group_part(g, SMALL_SHARE) &&
+         g->queues[UM_SEGMENT_MAIN].bytes <= um_group_part(g, MAIN_SHARE);
 }
 
 const um_policy_rules um_rules_lfu = {

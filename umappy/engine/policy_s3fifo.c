@@ -24,7 +24,7 @@ static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum
 
 static enum um_segment choose(um_policy *p, um_policy_group *g) {
   um_policy_queue *main = &g->queues[UM_SEGMENT_MAIN];
-  if (g->queues[UM_SEGMENT_SMALL].bytes > um_policy_part(g->bytes, p->options.small_share) || main->head == UM_NIL)
+  if (g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, p->options.small_share) || main->head == UM_NIL)
     return UM_SEGMENT_SMALL;
   for (uint32_t i = 0; i < TURNS && p->frames[main->head].heat; i++) {
     p->frames[main->head].heat--;

@@ -14,9 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define SLOTS                                                                                                          \
-  65536u /* a power of two; the writer would have to sleep through 6 million faults a second to lose one               \
-          */
+#define SLOTS 65536u /* a power of two; 6 million faults a second fit between two looks of the writer */
 #define BUFFER (64u << 10)
 #define RECORD_MAX 64u    /* bytes a coded record can take, and more */
 #define LOOK_NS 10000000u /* between two looks of the writer */
