@@ -40,8 +40,8 @@ uint64_t um_leave_chunk(um_region *r, uint64_t first) {
   return UM_CHUNK;
 }
 
-/* Back as it was, after a move of its first `moved` bytes. What was moved has lost its protection: it counts as dirty.
- */
+/* Back as it was, after a move of its first `moved` bytes. What was moved has lost its protection: it counts as dirty,
+ * and of a page with dirty blocks every block, since a write to another one raises no fault any more. */
 static void put_back(const um_leaving *v, uint64_t moved) {
   um_region *r = v->region;
   um_pager *p = r->pager;
@@ -49,8 +49,8 @@ static void put_back(const um_leaving *v, uint64_t moved) {
     um_fatal("memory that was moved out of a region could not be moved back");
   for (uint64_t page = v->page; page < v->page + v->count; page++) {
     um_word w = um_page_load(r, page);
-    bool dirty = v->dirty || (page - v->page) << r->page_shift < moved;
-    if (dirty && !v->dirty)
+    bool exposed = (page - v->page) << r->page_shift < moved, dirty = v->dirty || exposed;
+    if (exposed)
       atomic_store(&p->frames[um_word_frame(w)].blocks, UM_BLOCKS_ALL);
     while (!um_page_change(r, page, &w, um_word_make(dirty ? UM_DIRTY : UM_CLEAN, 0, um_word_frame(w))))
       ;
