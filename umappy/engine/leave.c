@@ -17,6 +17,8 @@
 #include "pool.h"
 #include "uffd.h"
 
+#include <sys/mman.h>
+
 /* Pages of a region whose memory is gone to a chunk. */
 static void let_go(um_region *r, uint64_t first, uint64_t count) {
   um_run_absent(r, first, count);
@@ -59,19 +61,27 @@ static void put_back(const um_leaving *v, uint64_t moved) {
   }
 }
 
-/* Inside the gate. */
-static bool move_out(um_leaving *v, uintptr_t to) {
+enum outcome { MOVED, DROPPED, STAYED };
+
+/* Inside the gate. Clean pages that cannot be moved for another reason than a pin (they have a hole, or lie in several
+ * mappings) are dropped: the store has them. */
+static enum outcome move_out(um_leaving *v, uintptr_t to) {
   um_region *r = v->region;
-  uint64_t moved = 0;
+  uint64_t moved = 0, length = um_run_memory(r, v->page, v->count);
+  uintptr_t from = um_page_address(r, v->page);
   v->at = to;
-  int code = um_uffd_move(r->pager->uffd, to, um_page_address(r, v->page), um_run_memory(r, v->page, v->count), &moved);
+  int code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
+  if (code == -EINVAL && moved == 0 && munlock((void *)r->address, r->mapped) == 0) /* as um_memory_drop does */
+    code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
   if (code == 0)
-    return true;
+    return MOVED;
+  if (!v->dirty && code != -EBUSY && um_memory_drop(r, from, length) == 0)
+    return DROPPED;
   put_back(v, moved);
   v->failed = code;
   v->unmoved = true;
   UM_COUNT(r, pinned, code == -EBUSY);
-  return false;
+  return STAYED;
 }
 
 /* The blocks of a page that are dirty; nobody adds to them while it is LEAVING. */
@@ -91,6 +101,7 @@ static int write(um_worker *w, const um_leaving *v, um_error *error) {
 uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count) {
   uint32_t chunk = um_pool_take_empty(p);
   uint64_t used = 0, freed = 0;
+  bool whole = true; /* no hole in the chunk */
   for (uint32_t i = 0; i < count; i++) {
     um_region *r = v[i].region;
     if (v[i].dirty)
@@ -99,10 +110,14 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
       v[i].failed = -ENOBUFS;
       v[i].unmoved = true;
       put_back(&v[i], 0);
-    } else if (move_out(&v[i], um_pool_address(p, chunk) + used)) {
-      used += um_run_memory(r, v[i].page, v[i].count);
-      if (!v[i].dirty)
-        let_go(r, v[i].page, v[i].count);
+    } else {
+      enum outcome outcome = move_out(&v[i], um_pool_address(p, chunk) + used);
+      whole &= outcome != DROPPED;
+      if (outcome != STAYED) {
+        used += um_run_memory(r, v[i].page, v[i].count);
+        if (!v[i].dirty)
+          let_go(r, v[i].page, v[i].count);
+      }
     }
     if (v[i].dirty)
       um_gate_leave(r);
@@ -130,7 +145,7 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
       um_evict_note_write(r, code, &error);
     um_gate_leave(r);
   }
-  if (chunk && freed == UM_CHUNK) {
+  if (chunk && whole && freed == UM_CHUNK) {
     um_pool_put_full(p, chunk);
     um_memory_freed(p);
   } else if (chunk) {
