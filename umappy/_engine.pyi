@@ -159,6 +159,12 @@ class Lib:
     UM_MECHANISM_COPY: int
     UM_MECHANISM_MOVE: int
 
+    UM_POLICY_AUTO: int
+    UM_POLICY_FIFO: int
+    UM_POLICY_SECOND_CHANCE: int
+    UM_POLICY_S3FIFO: int
+    UM_POLICY_MRU: int
+
     UM_OP_READ: int
     UM_OP_WRITE: int
     UM_OP_FLUSH: int

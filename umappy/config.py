@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Generic, Literal, Self, SupportsIndex, TypeVar, cast, overload
 
 from umappy import limits
+from umappy.eviction import Auto, Policy, read_policy
 from umappy.sizes import format_size, parse_size
 
 Direct = bool | Literal["auto"]
@@ -106,7 +107,7 @@ def read_choice(*choices: str) -> Callable[[object, str], str]:
     def read(value: object, name: str) -> str:
         if value not in choices:
             raise ValueError(f"{name} is {value!r}: wants one of {', '.join(map(repr, choices))}")
-        return cast(str, value)
+        return str(value)
 
     return read
 
@@ -196,9 +197,11 @@ class Config:
     uffd = Setting[Uffd, Uffd](read_uffd, lambda: "auto")
     """How userfaultfd is opened: "device", "syscall", "user-mode-only", or "auto", which tries them in this order."""
     mechanism = Setting[Mechanism, Mechanism](read_mechanism, lambda: "auto")
-    """How large runs change places with a region's memory: "copy", "move" (Linux 6.8), or "auto", what is faster here."""
+    """How large runs get into memory: "copy", "move" (Linux 6.8), or "auto", what is faster here."""
     readahead = Setting[ReadAhead, ReadAhead](read_switch, lambda: "auto")
     """Whether regions find streams in their faults and read ahead of them; "auto" is True."""
+    policy = Setting[Policy, Policy | str](read_policy, Auto)
+    """Which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of `umappy.eviction`."""
     temp_dir = Setting[str, str | os.PathLike[str]](read_temp_dir, find_temp_dir)
     """The folder where scratch files go."""
 

@@ -13,6 +13,7 @@ from umappy import _delivery, _exit, errors
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
 from umappy.config import Config, Mechanism, Uffd, config
+from umappy.eviction import Policy
 from umappy.sizes import format_size, parse_size
 from umappy.stats import Stats, make_stats
 
@@ -37,6 +38,10 @@ class Pager:
     `evictors` threads write them back. Eviction starts when less than `low_water` bytes of the budget are free and
     stops at `high_water`. `timeout_seconds` bounds how long a failing store is retried and a fault waits for memory.
 
+    `policy` says which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of the classes
+    of `umappy.eviction` with its parameters. `mechanism` is "auto", "copy" or "move" (Linux 6.8). `trace` is a file that
+    every fault is recorded in, for `umappy simulate` and `umappy.trace.read_trace`.
+
     A pager lives until it is closed, or until it and all its regions are garbage. As a context manager it closes at the
     end of the block.
 
@@ -55,6 +60,8 @@ class Pager:
         timeout_seconds: float | None = None,
         uffd: Uffd | None = None,
         mechanism: Mechanism | None = None,
+        policy: Policy | str | None = None,
+        trace: str | os.PathLike[str] | None = None,
     ) -> None:
         self._memory = config.resolve(Config.memory, memory)
         low, high = self._choose_water(low_water, high_water)
@@ -68,6 +75,12 @@ class Pager:
             "uffd": _UFFD[config.resolve(Config.uffd, uffd)],
             "mechanism": _MECHANISM[config.resolve(Config.mechanism, mechanism)],
         }
+        self._policy = config.resolve(Config.policy, policy)
+        shares = self._policy.shares()
+        options |= {"policy": self._policy.kind, "policy_shares": True}
+        options |= {"small_share": shares.small, "standby_share": shares.standby, "ghost_share": shares.ghosts}
+        trace_path = ffi.NULL if trace is None else ffi.new("char[]", os.fsencode(trace))
+        options["trace"] = trace_path
         out = ffi.new("um_pager **")
         code = lib.um_pager_create(ffi.new("um_pager_options *", options), out)
         if code == -errno.ENOBUFS:
@@ -75,7 +88,11 @@ class Pager:
         if code in (-errno.EPERM, -errno.EACCES, -errno.ENOSYS, -errno.ENOENT):
             raise errors.UffdUnavailableError(-code, "/dev/userfaultfd, the system call, the system call for user mode")
         if code == -errno.EOPNOTSUPP:
-            raise errors.UffdUnavailableError(errno.EOPNOTSUPP, "mechanism='move' (UFFDIO_MOVE, Linux 6.8); 'auto' copies")
+            raise errors.UffdUnavailableError(
+                errno.EOPNOTSUPP, "mechanism='move' (UFFDIO_MOVE, Linux 6.8); 'auto' copies where there is none"
+            )
+        if code and trace is not None:
+            raise OSError(-code, f"cannot start a pager with a trace: {os.strerror(-code)}", os.fspath(trace))
         if code:
             raise OSError(-code, f"cannot start a pager: {os.strerror(-code)}")
         self._handle: Handle[um_pager] = Handle(out[0], "the pager")
@@ -115,6 +132,11 @@ class Pager:
     def memory(self) -> int:
         """The budget in bytes."""
         return self._memory
+
+    @property
+    def policy(self) -> Policy:
+        """Which pages leave first, `umappy.eviction`."""
+        return self._policy
 
     @property
     def is_closed(self) -> bool:

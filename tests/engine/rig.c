@@ -51,6 +51,8 @@ uint8_t *rig_map(uint64_t size) {
   return bytes;
 }
 
+uint32_t rig_policy = UM_POLICY_AUTO;
+
 uint32_t rig_mechanism(void) {
   const char *wanted = getenv("UMAPPY_MECHANISM");
   return !wanted || !strcmp(wanted, "auto") ? UM_MECHANISM_AUTO
@@ -63,7 +65,8 @@ um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32
                               .fillers = fillers,
                               .evictors = evictors,
                               .timeout_ms = timeout_ms,
-                              .mechanism = rig_mechanism()};
+                              .mechanism = rig_mechanism(),
+                              .policy = rig_policy};
   um_pager *pager;
   CHECK_EQUAL(um_pager_create(&options, &pager), 0);
   return pager;

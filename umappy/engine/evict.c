@@ -69,7 +69,8 @@ static bool is_whole_chunk(const victim *v) {
   return r->moves && v->count == um_chunk_pages(r) && um_chunk_first(r, v->page) == v->page;
 }
 
-/* Pages that were never writable are dropped, chunks excepted: they cannot hold what the store does not have. */
+/* Pages that were never writable are dropped, chunks excepted: they cannot hold what the store does not have. So are
+ * FAILED ones: one that came back from a pin found behind it would have to be dirty. */
 static bool must_move(const um_region *r, const um_frame *f) {
   return r->moves && atomic_load(&f->opened);
 }
@@ -120,8 +121,12 @@ bool um_evict_one_clean(um_pager *p) {
     next = um_policy_next(p->policy, id);
     if (f->picked || !um_frame_aged(p, f, now))
       continue;
-    taken = take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
     move = must_move(f->region, f);
+    taken = take(p, id, move ? UM_IN(UM_CLEAN) : CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
+    if (move && !taken) {
+      move = false;
+      taken = take(p, id, UM_IN(UM_FAILED), UM_EVICTING, f->count, &v, 1);
+    }
     if (taken && v.count == atomic_load(&f->live))
       um_policy_evicted(p->policy, id);
     id_taken = id;
@@ -225,10 +230,10 @@ static void pick(um_worker *w, batch *b) {
     }
     if (move)
       note(b, r, b->moving, &b->movings,
-           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
-    else
-      note(b, r, b->clean, &b->cleans,
-           take(p, id, CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans, BATCH - b->cleans));
+           take(p, id, UM_IN(UM_CLEAN), UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
+    note(b, r, b->clean, &b->cleans,
+         take(p, id, move ? UM_IN(UM_FAILED) : CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans,
+              BATCH - b->cleans));
     if (!writes && has_dirty(p, id))
       um_frame_relist(p, id);
     else if (writes && b->claimed < most && r->moves)

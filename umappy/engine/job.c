@@ -242,8 +242,8 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
       if (job->kind == UM_JOB_EVICT && um_standby_reclaim(r, page))
         continue; /* gone, or somebody else's for a moment */
       break;
-    case UM_FILLING: /* Race: flush against fill. It is open: a write that came before the flush may be in it. */
-      if (job->kind == UM_JOB_FLUSH && (word & UM_OPEN)) {
+    case UM_FILLING: /* Race: flush or evict against fill. It is open: a write that came before may be in it. */
+      if (word & UM_OPEN) {
         wait_for_owner(r, page);
         continue;
       }

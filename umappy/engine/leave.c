@@ -55,8 +55,8 @@ static void put_back(const um_leaving *v, uint64_t moved) {
     um_fatal("memory that was moved out of a region could not be moved back");
   for (uint64_t page = v->page; page < v->page + v->count; page++) {
     um_word w = um_page_load(r, page);
-    bool dirty = v->dirty || (r->writable && (page - v->page) << r->page_shift < moved);
-    if (dirty && !v->dirty)
+    bool exposed = r->writable && (page - v->page) << r->page_shift < moved, dirty = v->dirty || exposed;
+    if (exposed)
       atomic_store(&p->frames[um_word_frame(w)].blocks, UM_BLOCKS_ALL);
     while (!um_page_change(r, page, &w, um_word_make(dirty ? UM_DIRTY : UM_CLEAN, 0, um_word_frame(w))))
       ;
@@ -68,14 +68,17 @@ static void put_back(const um_leaving *v, uint64_t moved) {
 /* Inside the gate. */
 static bool move_out(um_leaving *v, uintptr_t to) {
   um_region *r = v->region;
-  uint64_t moved = 0;
+  uint64_t moved = 0, length = um_run_memory(r, v->page, v->count);
+  uintptr_t from = um_page_address(r, v->page);
   v->at = to;
-  int code = um_uffd_move(r->pager->uffd, to, um_page_address(r, v->page), um_run_memory(r, v->page, v->count), &moved);
+  int code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
+  if (code == -EINVAL && moved == 0 && munlock((void *)r->address, r->mapped) == 0) /* as um_memory_drop does */
+    code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
   if (code == 0)
     return true;
   v->failed = code;
   v->unmoved = true;
-  if (!v->dirty && code != -EBUSY) { /* it has a hole, or is locked; the store has its bytes */
+  if (!v->dirty && code != -EBUSY) { /* it has a hole, or lies in several mappings; the store has it */
     madvise((void *)to, um_round_up(moved, um_host_page), MADV_DONTNEED);
     um_evict_drop(r, v->page, v->count);
     return false;
