@@ -35,8 +35,8 @@ def umap(
     "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long
     names; default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of
     two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and
-    closes it. `readahead` False keeps it from finding streams and reading ahead of them; every fault then fills its page
-    alone.
+    closes it. `readahead` False keeps it from finding streams and reading ahead of them; every fault then fills its
+    page alone.
 
     Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
     BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.

@@ -201,7 +201,7 @@ class Config:
     readahead = Setting[ReadAhead, ReadAhead](read_switch, lambda: "auto")
     """Whether regions find streams in their faults and read ahead of them; "auto" is True."""
     policy = Setting[Policy, Policy | str](read_policy, Auto)
-    """Which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of `umappy.eviction`."""
+    """Which pages leave first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of `umappy.eviction`."""
     temp_dir = Setting[str, str | os.PathLike[str]](read_temp_dir, find_temp_dir)
     """The folder where scratch files go."""
 

@@ -38,9 +38,9 @@ class Pager:
     `evictors` threads write them back. Eviction starts when less than `low_water` bytes of the budget are free and
     stops at `high_water`. `timeout_seconds` bounds how long a failing store is retried and a fault waits for memory.
 
-    `policy` says which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of the classes
-    of `umappy.eviction` with its parameters. `mechanism` is "auto", "copy" or "move" (Linux 6.8). `trace` is a file that
-    every fault is recorded in, for `umappy simulate` and `umappy.trace.read_trace`.
+    `policy` says which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of the
+    classes of `umappy.eviction` with its parameters. `mechanism` is "auto", "copy" or "move" (Linux 6.8). `trace` is a
+    file that every fault is recorded in, for `umappy simulate` and `umappy.trace.read_trace`.
 
     A pager lives until it is closed, or until it and all its regions are garbage. As a context manager it closes at the
     end of the block.
