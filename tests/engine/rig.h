@@ -47,7 +47,7 @@ void rig_close(rig *r);
 void rig_end(rig *r);
 void rig_discard(rig *r); /* close without flush; the file stays open likewise */
 
-extern uint32_t rig_policy; /* of the pagers made from now on; auto */
+extern uint32_t rig_policy;   /* of the pagers made from now on; auto */
 uint32_t rig_mechanism(void); /* UMAPPY_MECHANISM in the environment: auto, copy, move */
 um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32_t timeout_ms);
 int rig_file(uint64_t size, bool sparse, char path[64]); /* unlink it once it is open */
