@@ -19,6 +19,7 @@ Direct = bool | Literal["auto"]
 Uffd = Literal["auto", "device", "syscall", "user-mode-only"]
 Mechanism = Literal["auto", "copy", "move"]
 ReadAhead = bool | Literal["auto"]
+Fillers = int | Literal["auto"]
 PageSize = int | Literal["auto"]
 
 Value = TypeVar("Value")
@@ -26,8 +27,8 @@ Given = TypeVar("Given")
 
 PAGE_SIZE_MIN = 4 << 10
 PAGE_SIZE_MAX = 64 << 20
-# As many requests as keep a fast disk busy; a thread that waits costs a stack of a few KiB.
-FILLERS_DEFAULT = 8
+FILLERS_LEAST, FILLERS_MOST = 8, 32
+FILLER_MEMORY = 12 << 20
 FILLERS_MAX = 1024
 EVICTORS_DEFAULT = 2
 EVICTORS_MAX = 64
@@ -73,6 +74,16 @@ def read_count(least: int, most: int) -> Callable[[object, str], int]:
         return count
 
     return read
+
+
+def read_fillers(value: object, name: str) -> Fillers:
+    """A whole number, or "auto": chosen by the budget."""
+    return "auto" if value == "auto" else read_count(1, FILLERS_MAX)(value, name)
+
+
+def choose_fillers(memory: int) -> int:
+    """As many as keep a disk, or a store a millisecond away, busy; each takes its share of the budget."""
+    return min(max(memory // FILLER_MEMORY, FILLERS_LEAST), FILLERS_MOST)
 
 
 def read_seconds(value: object, name: str) -> float:
@@ -182,8 +193,8 @@ class Config:
 
     memory = Setting[int, SupportsIndex | str](read_memory, limits.default_memory)
     """The budget in bytes; set as int, "4GiB" or "auto", half of what the cgroup or the machine can give (default)."""
-    fillers = Setting[int, SupportsIndex](read_count(1, FILLERS_MAX), lambda: FILLERS_DEFAULT)
-    """Threads that fill pages. One of them waits for faults, so n of them read n - 1 pages at once; one does both."""
+    fillers = Setting[Fillers, SupportsIndex | str](read_fillers, lambda: "auto")
+    """Threads that fill pages, or "auto": by the budget, from 8 to 32. One of them waits for faults, so n of them read n - 1 pages at once; one does both."""
     evictors = Setting[int, SupportsIndex](read_count(1, EVICTORS_MAX), lambda: EVICTORS_DEFAULT)
     """Threads that evict pages."""
     page_size = Setting[PageSize, SupportsIndex | str](read_page_size, lambda: "auto")

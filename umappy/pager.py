@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, SupportsIndex
 from umappy import _delivery, _exit, errors
 from umappy._engine import ffi, lib
 from umappy._handle import Handle
-from umappy.config import Config, Mechanism, Uffd, config
+from umappy.config import Config, Mechanism, Uffd, choose_fillers, config
 from umappy.eviction import Policy
 from umappy.sizes import format_size, parse_size
 from umappy.stats import Stats, make_stats
@@ -34,7 +34,7 @@ class Pager:
     """A budget of memory, and native threads that fill and evict the pages of its regions within it.
 
     `memory` is the budget: bytes, "4GiB" or "auto" (half of what the cgroup or the machine can give). Everything of the
-    pager's that is resident counts: pages, buffers, page tables, bookkeeping. `fillers` threads read pages,
+    pager's that is resident counts: pages, buffers, page tables, bookkeeping. `fillers` threads (default: by the budget) read pages,
     `evictors` threads write them back. Eviction starts when less than `low_water` bytes of the budget are free and
     stops at `high_water`. `timeout_seconds` bounds how long a failing store is retried and a fault waits for memory.
 
@@ -53,7 +53,7 @@ class Pager:
         self,
         memory: SupportsIndex | str | None = None,
         *,
-        fillers: SupportsIndex | None = None,
+        fillers: SupportsIndex | str | None = None,
         evictors: SupportsIndex | None = None,
         low_water: SupportsIndex | str | None = None,
         high_water: SupportsIndex | str | None = None,
@@ -65,9 +65,10 @@ class Pager:
     ) -> None:
         self._memory = config.resolve(Config.memory, memory)
         low, high = self._choose_water(low_water, high_water)
+        threads = config.resolve(Config.fillers, fillers)
         options = {
             "memory": self._memory,
-            "fillers": config.resolve(Config.fillers, fillers),
+            "fillers": choose_fillers(self._memory) if threads == "auto" else threads,
             "evictors": config.resolve(Config.evictors, evictors),
             "low_water": low,
             "high_water": high,

@@ -11,7 +11,7 @@
 #include "pool.h"
 #include "readahead.h"
 
-#define PATIENCE_MS 20
+#define PATIENCE_MS 200
 
 static void ask(um_region *r, uint64_t first, uint64_t count, bool write) { /* pager->lock held */
   um_pager *p = r->pager;
@@ -34,7 +34,8 @@ void um_ahead_plan(um_region *r, const um_run_plan *plans, unsigned count) {
 }
 
 /* A chunk that the budget has, or that something old can be given up for. Evictors make room ahead of need, so what is
- * not there now comes soon; where nothing comes for a while the guess is dropped. */
+ * not there now comes soon, as soon as dirty chunks are written: a stream's reader that arrives meanwhile waits for it,
+ * as the run is claimed. Where nothing comes for a while the guess is dropped. */
 static uint32_t find_chunk(um_pager *p, bool patient) {
   uint64_t deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   uint32_t chunk;
@@ -88,14 +89,15 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
       (count + first) << r->page_shift > r->mapped || um_page_load(r, first) != 0 ||
       um_page_load(r, first + count - 1) != 0)
     return false;
-  uint32_t chunk = find_chunk(p, touched == NULL);
-  if (chunk == 0)
-    return touched == NULL; /* what is read ahead already is worth more than what would be */
   um_frame_id id = reserve(p, um_words_cost(r, first, count)) ? claim(r, first, count, a->write) : UM_NIL;
-  if (id == UM_NIL) {
-    um_pool_put_full(p, chunk);
-    um_memory_freed(p);
+  if (id == UM_NIL)
     return false;
+  uint32_t chunk = find_chunk(p, touched == NULL);
+  if (chunk == 0) {
+    um_gate_enter_wait(r);
+    um_run_absent(r, first, count);
+    um_gate_leave(r);
+    return touched == NULL; /* what is read ahead already is worth more than what would be */
   }
   um_error error;
   char *bytes = (char *)um_pool_address(p, chunk);
@@ -119,7 +121,7 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
     /* Who faulted meanwhile sleeps until it is woken; woken now, it would only come back for what can be done here. */
     um_word word = um_page_load(r, first);
     if (wanted && um_word_state(word) == UM_STANDBY && um_standby_own(r, first, word) == id)
-      um_standby_return(r, id, touched ? *touched : page, a->write);
+      um_standby_return(r, id, touched ? *touched : page, a->write || atomic_load(&p->frames[id].writer));
     um_page_wake(r, first, count);
   }
   um_gate_leave(r);

@@ -85,6 +85,10 @@ static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state t
   if (most == 0 || !um_gate_enter(r))
     return 0;
   for (uint64_t page = f->page, end = page + f->count; page < end && taken < most;) {
+    if (!(UM_IN(um_word_state(um_page_load(r, page))) & from)) {
+      page++;
+      continue;
+    }
     uint64_t n = um_run_take(r, page, um_min(limit, end - page), from, id, to);
     if (n && to == UM_EVICTING)
       (void)um_gate_enter(r); /* it cannot be closed: this thread is inside */
@@ -97,6 +101,12 @@ static uint32_t take(um_pager *p, um_frame_id id, uint32_t from, enum um_state t
 }
 
 #define CLEAN_OR_FAILED (UM_IN(UM_CLEAN) | UM_IN(UM_FAILED))
+
+/* A long run is of one kind from end to end, or nearly: its first page tells, and a filler has no time to look at all.
+ */
+static bool is_dirty_chunk(const um_frame *f) {
+  return f->count > 16 && um_word_state(um_page_load(f->region, f->page)) == UM_DIRTY;
+}
 
 /* Inside the gate, which it leaves. */
 static uint64_t drop_one(um_pager *p, victim *v, bool move) {
@@ -119,7 +129,7 @@ bool um_evict_one_clean(um_pager *p) {
   for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = next) {
     um_frame *f = &p->frames[id];
     next = um_policy_next(p->policy, id);
-    if (f->picked || !um_frame_aged(p, f, now))
+    if (f->picked || !um_frame_aged(p, f, now) || is_dirty_chunk(f))
       continue;
     move = must_move(f->region, f);
     taken = take(p, id, move ? UM_IN(UM_CLEAN) : CLEAN_OR_FAILED, UM_EVICTING, f->count, &v, 1);
@@ -145,8 +155,8 @@ bool um_evict_one_clean(um_pager *p) {
 }
 
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || (um_policy_standby_full(p->policy) && um_standby_reclaim_oldest(p)) ||
-         um_evict_one_clean(p) || um_standby_reclaim_oldest(p);
+  return um_pool_trim(p) || (um_policy_standby_full(p->policy) && um_standby_reclaim_oldest(p, false)) ||
+         um_evict_one_clean(p) || um_standby_reclaim_oldest(p, false);
 }
 
 /* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
@@ -407,7 +417,8 @@ uint64_t um_evict_batch(um_worker *w) {
   b.cleans = b.movings = b.leavings = b.dirties = b.kepts = b.rests = b.picked = 0;
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
-  for (int i = 0; i < 8 && um_policy_standby_full(p->policy) && um_budget_short(p) && um_standby_reclaim_oldest(p); i++)
+  for (int i = 0;
+       i < 8 && um_policy_standby_full(p->policy) && um_budget_short(p) && um_standby_reclaim_oldest(p, false); i++)
     freed++;
   pick(w, &b);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);

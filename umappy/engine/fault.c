@@ -201,8 +201,9 @@ static enum outcome wait_for_fill(um_region *r, uint64_t page, um_word w, bool w
     return DONE;
   if (!um_page_change(r, page, &w, w | UM_WAITER))
     return AGAIN;
-  if (atomic_load(&r->pager->frames[um_word_frame(w)].ahead))
-    trigger(r, page, write, m->thread_id);
+  um_frame *f = &r->pager->frames[um_word_frame(w)];
+  if (atomic_load(&f->ahead) && trigger(r, page, write, m->thread_id))
+    atomic_store(&f->writer, true);
   return DONE;
 }
 

@@ -105,7 +105,7 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 20; attempt++) {
     if (um_budget_try(p, bytes, 0))
       return true;
-    if (!um_memory_make(p))
+    if (!um_memory_make(p) && !um_standby_reclaim_oldest(p, true))
       nanosleep(&pause, NULL);
   }
   return false;
@@ -251,9 +251,9 @@ bool um_fill_cached(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_load(r, f->touched) != 0)
+  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_load(r, f->touched) != 0 ||
+      um_run_memory(r, f->page, f->count) > UM_BLOCK)
     return false;
-  shorten(r, f, UM_BLOCK);
   trim(r, f);
   uint64_t memory = um_run_memory(r, f->page, f->count), data = um_run_bytes(r, f->page, f->count);
   if (memory > w->staging_size || !um_budget_try(p, um_run_cost(r, f->page, f->count), 4 * atomic_load(&p->emergency)))

@@ -87,6 +87,7 @@ typedef struct um_frame {
   bool give_up;             /* pager->lock: it waited for memory too long */
   _Atomic bool opened;      /* some page of it was writable, ever */
   _Atomic bool ahead;       /* read ahead and not touched yet */
+  _Atomic bool writer;      /* who waits for it while it is read ahead writes every page; the leader's */
   bool returns;             /* FILLING, to be taken back from standby; the filler's */
   bool claimed;             /* FILLING already; the filler's */
 } um_frame;
@@ -393,8 +394,8 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
 bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot); /* the policy knows of it already */
 void um_standby_forget(um_region *r, um_frame_id id);                              /* the region is being forgotten */
-bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
-bool um_standby_reclaim_oldest(um_pager *p);
+bool um_standby_reclaim(um_region *r, uint64_t page);        /* the run of that page, now; false: not standby */
+bool um_standby_reclaim_oldest(um_pager *p, bool fresh_too); /* false: there is none */
 
 /* evict.c, leave.c, writeback.c */
 bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */

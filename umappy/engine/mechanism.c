@@ -58,7 +58,11 @@ const um_mechanism *um_mechanism_choose(uint32_t wanted, int uffd, uint64_t feat
     return &um_mechanism_copy;
   if (wanted == UM_MECHANISM_MOVE)
     return has ? &um_mechanism_move : NULL;
-  if (atomic_load(&measured) == 0)
-    atomic_store(&measured, moving_is_faster(uffd) ? 1 : 2);
+  if (atomic_load(&measured) == 0) {
+    bool faster = false; /* once is enough: what disturbs the measurement disturbs the shorter time more */
+    for (int attempt = 0; attempt < 3 && !faster; attempt++)
+      faster = moving_is_faster(uffd);
+    atomic_store(&measured, faster ? 1 : 2);
+  }
   return atomic_load(&measured) == 1 ? &um_mechanism_move : &um_mechanism_copy;
 }

@@ -149,7 +149,8 @@ uint64_t um_run_take(um_region *r, uint64_t first, uint64_t count_, uint32_t fro
     count(r, first + taken, w, desired, &t);
     taken++;
   }
-  settle(r, &t);
+  if (taken)
+    settle(r, &t);
   return taken;
 }
 

@@ -115,10 +115,11 @@ static int open_descriptors(um_pager *p, uint32_t mode, uint32_t mechanism) {
   return p->pagemap < 0 ? -errno : 0;
 }
 
-/* Runs shrink with the budget: all staging together takes an eighth of it at most. */
-static uint64_t staging_bytes(uint64_t memory, uint32_t workers) {
-  uint64_t share = memory / 8 / workers, size = um_host_page;
-  while (2 * size <= share && 2 * size <= UM_STAGING_MAX)
+/* Runs shrink with the budget: all staging together takes an eighth of it at most. Many fillers are for depth: they
+ * have smaller buffers. */
+static uint64_t staging_bytes(uint64_t memory, uint32_t workers, uint32_t alike) {
+  uint64_t share = memory / 8 / workers, most = alike > 8 ? UM_STAGING_MAX / 4 : UM_STAGING_MAX, size = um_host_page;
+  while (2 * size <= share && 2 * size <= most)
     size *= 2;
   return size;
 }
@@ -190,17 +191,18 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited: no handler of the user's runs on our threads */
-  uint64_t staging = staging_bytes(p->memory, fillers + evictors);
+  uint64_t fill_staging = staging_bytes(p->memory, fillers + evictors, fillers);
+  uint64_t evict_staging = staging_bytes(p->memory, fillers + evictors, evictors);
   p->filler_count = fillers;
   p->evictor_count = evictors;
   pthread_mutex_lock(&p->lock); /* nobody looks at the counts before they are true */
   code = um_keeper_start(p);
   if (code == 0)
-    code = start_workers(p, p->fillers, &p->filler_count, staging, um_filler_main);
+    code = start_workers(p, p->fillers, &p->filler_count, fill_staging, um_filler_main);
   else
     p->filler_count = 0;
   if (code == 0)
-    code = start_workers(p, p->evictors, &p->evictor_count, staging, um_evictor_main);
+    code = start_workers(p, p->evictors, &p->evictor_count, evict_staging, um_evictor_main);
   else
     p->evictor_count = 0;
   pthread_mutex_unlock(&p->lock);

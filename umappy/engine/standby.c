@@ -22,6 +22,7 @@
 
 #define PIECE (128u << 10) /* copied at a time, the touched one first: its reader goes on while the rest is copied */
 #define RECLAIMED 32       /* single pages given up together: one flush of the other processors' translations */
+#define FRESH_NS 500000000u
 #define LOOK 64
 
 /* `w` is the word of `page`, STANDBY. Makes all of its run `to` and the caller's; UM_NIL: look again. */
@@ -81,6 +82,7 @@ void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot
   uint64_t first = f->page, count = f->count;
   f->chunk = chunk;
   f->slot = slot;
+  atomic_store(&f->born_ns, um_now_ns());
   atomic_fetch_add(&p->standby_bytes, um_run_memory(r, first, count));
   if (is_single(r, f)) {
     um_word w = um_page_load(r, first);
@@ -165,8 +167,18 @@ static void give_up(um_region *r, um_frame_id id) {
     um_memory_freed(p);
 }
 
-/* The run is the caller's (um_standby_own) and is mapped again. Where there is no memory to copy it to it is given up:
- * who wants a page of it faults again. */
+/* Moved in, as `first` and so many pages were FILLING before; false: it cannot be, it is locked, say. */
+static bool try_move_in(um_region *r, um_frame_id id, uint64_t first, uint64_t count) {
+  if (move_in(r, id) == 0)
+    return true;
+  um_run_release(r, first, count, UM_FILLING); /* not OPEN any more */
+  atomic_store(&r->pager->frames[id].blocks, 0);
+  return false;
+}
+
+/* The run is the caller's (um_standby_own) and is mapped again. Where there is no memory to copy it to it is moved,
+ * though all of it counts as dirty then; where it cannot be moved it is given up: who wants a page of it faults again.
+ */
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
@@ -176,15 +188,12 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
     UM_COUNT(r, readahead_used, count);
   else
     UM_COUNT(r, standby_hits, count);
-  if (um_standby_moves(r, write)) {
-    if (move_in(r, id) == 0)
-      return;
-    um_run_release(r, first, count, UM_FILLING); /* it is locked, say: not OPEN any more, and copied */
-    atomic_store(&f->blocks, 0);
-  }
+  if (um_standby_moves(r, write) && try_move_in(r, id, first, count))
+    return;
   while (!um_budget_try(p, memory, atomic_load(&p->emergency)))
     if (!um_memory_make(p)) {
-      give_up(r, id);
+      if (!r->moves || !try_move_in(r, id, first, count))
+        give_up(r, id);
       return;
     }
   copy_in(r, id, touched);
@@ -212,9 +221,12 @@ bool um_standby_reclaim(um_region *r, uint64_t page) {
   return true;
 }
 
-/* frames_lock held. Up to RECLAIMED single pages, or one chunk, in the order of the policy; each inside its gate. */
-static uint32_t take_oldest(um_pager *p, um_frame_id *ids) {
+/* frames_lock held. Up to RECLAIMED single pages, or one chunk, in the order of the policy; each inside its gate. What
+ * was read ahead a moment ago is about to be used: dirty pages that are being written give memory back sooner than
+ * reading it again would. */
+static uint32_t take_oldest(um_pager *p, bool fresh_too, um_frame_id *ids) {
   uint32_t taken = 0;
+  uint64_t now = um_now_ns();
   um_frame_id next;
   int looked = 0;
   for (um_frame_id id = um_policy_standby_next(p->policy, 0); id != UM_NIL && looked < LOOK; id = next, looked++) {
@@ -224,7 +236,8 @@ static uint32_t take_oldest(um_pager *p, um_frame_id *ids) {
     bool single = is_single(r, f);
     if (!single && taken)
       break;
-    if (!um_gate_enter(r))
+    bool fresh = atomic_load(&f->ahead) && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS;
+    if ((fresh && !fresh_too) || !um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
     if (um_word_state(w) != UM_STANDBY || um_word_frame(w) != id || own(r, f->page, w, UM_EVICTING) != id) {
@@ -243,11 +256,11 @@ static uint32_t take_oldest(um_pager *p, um_frame_id *ids) {
   return taken;
 }
 
-bool um_standby_reclaim_oldest(um_pager *p) {
+bool um_standby_reclaim_oldest(um_pager *p, bool fresh_too) {
   um_frame_id ids[RECLAIMED];
   struct iovec ranges[RECLAIMED];
   pthread_mutex_lock(&p->frames_lock);
-  uint32_t count = take_oldest(p, ids);
+  uint32_t count = take_oldest(p, fresh_too, ids);
   pthread_mutex_unlock(&p->frames_lock);
   for (uint32_t i = 0; i < count; i++) {
     const um_frame *f = &p->frames[ids[i]];
