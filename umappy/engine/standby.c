@@ -48,8 +48,9 @@ void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk) {
   um_run_release(r, first, 1, UM_STANDBY);
 }
 
-/* The run is FILLING, the caller's, a chunk long; moved into place, writable where the region is. */
-static int move_in(um_region *r, um_frame_id id) {
+/* The run is FILLING, the caller's, a chunk long; moved into place, writable where the region is. A move that stops in
+ * the middle is undone, but somebody may have written to what was there: *exposed, and the run counts as dirty. */
+static int move_in(um_region *r, um_frame_id id, bool *exposed) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, moved;
@@ -63,6 +64,7 @@ static int move_in(um_region *r, um_frame_id id) {
   if (code) {
     if (moved && um_uffd_move(p->uffd, um_pool_address(p, chunk), um_page_address(r, first), moved, NULL))
       um_fatal("memory that was moved into a region could not be moved back");
+    *exposed |= moved && r->writable;
     return code;
   }
   f->chunk = 0;
@@ -74,7 +76,7 @@ static int move_in(um_region *r, um_frame_id id) {
 }
 
 /* The run is FILLING and the caller's, memory for it is reserved; copied into place, protected. */
-static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
+static void copy_in(um_region *r, um_frame_id id, uint64_t touched, enum um_state state) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, step = um_max(1, PIECE >> r->page_shift);
@@ -86,7 +88,7 @@ static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
                                   (const void *)(um_pool_address(p, chunk) + (at << r->page_shift)),
                                   step << r->page_shift, r->writable);
     if (code == 0) {
-      um_run_release(r, first + at, step, UM_CLEAN);
+      um_run_release(r, first + at, step, state);
       um_page_wake(r, first + at, step);
       continue;
     }
@@ -114,14 +116,21 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
     UM_COUNT(r, readahead_used, count);
   else
     UM_COUNT(r, standby_hits, count);
+  bool exposed = false;
   if (um_standby_moves(r, write)) {
-    if (move_in(r, id) == 0)
+    if (move_in(r, id, &exposed) == 0)
       return;
-    um_run_release(r, first, count, UM_FILLING); /* it is locked, say: not OPEN any more, and copied */
-    atomic_store(&f->blocks, 0);
+    if (!exposed) {
+      um_run_release(r, first, count, UM_FILLING); /* it is locked, say: not OPEN any more, and copied */
+      atomic_store(&f->blocks, 0);
+    }
   }
   while (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
     if (!um_memory_make(p)) {
+      if (exposed && move_in(r, id, &exposed) == 0) /* only a read that just ended can have had it pinned */
+        return;
+      if (exposed)
+        continue;
       uint32_t chunk = f->chunk;
       f->chunk = 0;
       um_run_absent(r, first, count);
@@ -129,7 +138,7 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
       um_memory_freed(p);
       return;
     }
-  copy_in(r, id, touched);
+  copy_in(r, id, touched, exposed ? UM_DIRTY : UM_CLEAN);
 }
 
 /* Gives the chunk of a run that is the caller's and EVICTING to who wants it. */
