@@ -53,6 +53,15 @@ uint8_t *rig_map(uint64_t size) {
 
 uint32_t rig_policy = UM_POLICY_AUTO;
 
+uint8_t *rig_map_at(uint64_t size, uint64_t skew) {
+  uint64_t mapped = um_round_up(size, um_host_page), slack = 2ull * UM_CHUNK + skew;
+  uint8_t *bytes = rig_map(mapped + slack);
+  uint8_t *at = (uint8_t *)(um_round_up((uintptr_t)bytes, UM_CHUNK) + skew);
+  CHECK_EQUAL(
+      munmap(bytes, (size_t)(at - bytes)) | munmap(at + mapped, (size_t)(bytes + mapped + slack - (at + mapped))), 0);
+  return at;
+}
+
 uint32_t rig_mechanism(void) {
   const char *wanted = getenv("UMAPPY_MECHANISM");
   return !wanted || !strcmp(wanted, "auto") ? UM_MECHANISM_AUTO
@@ -107,7 +116,7 @@ void rig_open(rig *r, const rig_options *o) {
   r->fd = rig_file(o->size, o->sparse, path);
   r->store = open_store(r, path, o);
   CHECK_EQUAL(unlink(path), 0);
-  r->bytes = rig_map(o->size);
+  r->bytes = o->skew ? rig_map_at(o->size, o->skew) : rig_map(o->size);
   um_region_options options = {.page_size = page_size, .writable = !o->read_only, .readahead = o->readahead};
   CHECK_EQUAL(um_region_create(r->pager, r->store, r->bytes, o->size, &options, &r->region), 0);
 }

@@ -18,6 +18,7 @@ typedef struct rig_options {
   uint32_t fillers;    /* 0: 1 */
   uint32_t evictors;   /* 0: 1 */
   uint32_t timeout_ms; /* 0: 10 s */
+  uint64_t skew;       /* bytes that the region's address lies behind a multiple of 2 MiB; 0: wherever it falls */
   bool read_only;
   bool readahead;
   bool sparse;     /* no pattern: the file is a hole */
@@ -52,6 +53,7 @@ uint32_t rig_mechanism(void); /* UMAPPY_MECHANISM in the environment: auto, copy
 um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32_t timeout_ms);
 int rig_file(uint64_t size, bool sparse, char path[64]); /* unlink it once it is open */
 uint8_t *rig_map(uint64_t size);
+uint8_t *rig_map_at(uint64_t size, uint64_t skew); /* so many bytes behind a multiple of 2 MiB */
 
 /* Single accesses the compiler leaves alone */
 static inline uint64_t rig_read(const rig *r, uint64_t offset) {

@@ -125,7 +125,7 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
     um_page_wake(r, first, count);
   }
   um_gate_leave(r);
-  return true;
+  return code == 0 || touched == NULL; /* who waits for a page gets that page's own failure */
 }
 
 bool um_ahead_step(um_worker *w) {

@@ -195,11 +195,11 @@ typedef struct um_pool {
   uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
   void *mapping, *fresh_mapping;
   uint64_t mapped;
-  uint32_t count;          /* chunks, numbered from 1 */
-  uint32_t *next;          /* lock: links of the lists */
-  _Atomic uint16_t *users; /* small runs on standby in a chunk; standby.c */
-  uint32_t empty, full;    /* lock: heads of the lists */
-  _Atomic uint64_t idle;   /* bytes in FULL unused chunks: in the budget, and free for the asking */
+  uint32_t count;               /* chunks, numbered from 1 */
+  uint32_t *next;               /* lock: links of the lists */
+  _Atomic uint16_t *users;      /* small runs on standby in a chunk; standby.c */
+  _Atomic uint32_t empty, full; /* lock: heads of the lists; looked at without it */
+  _Atomic uint64_t idle;        /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
 
 /* A run to read ahead. */

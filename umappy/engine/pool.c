@@ -59,21 +59,21 @@ void um_pool_destroy(um_pager *p) {
   free(p->pool.users);
 }
 
-static uint32_t pop(um_pool *pool, uint32_t *list) {
-  if (*list == 0)
-    return 0; /* looked at without the lock: a hint */
+static uint32_t pop(um_pool *pool, _Atomic uint32_t *list) {
+  if (atomic_load_explicit(list, memory_order_relaxed) == 0)
+    return 0; /* a hint */
   pthread_mutex_lock(&pool->lock);
-  uint32_t chunk = *list;
+  uint32_t chunk = atomic_load(list);
   if (chunk)
-    *list = pool->next[chunk];
+    atomic_store(list, pool->next[chunk]);
   pthread_mutex_unlock(&pool->lock);
   return chunk;
 }
 
-static void push(um_pool *pool, uint32_t *list, uint32_t chunk) {
+static void push(um_pool *pool, _Atomic uint32_t *list, uint32_t chunk) {
   pthread_mutex_lock(&pool->lock);
-  pool->next[chunk] = *list;
-  *list = chunk;
+  pool->next[chunk] = atomic_load(list);
+  atomic_store(list, chunk);
   pthread_mutex_unlock(&pool->lock);
 }
 

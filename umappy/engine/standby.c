@@ -97,8 +97,9 @@ void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot
     um_page_wake(r, first, count);
 }
 
-/* The run is FILLING and the caller's; moved into place, writable where the region is. */
-static int move_in(um_region *r, um_frame_id id) {
+/* The run is FILLING and the caller's; moved into place, writable where the region is. A move that stops in the middle is
+ * undone, but somebody may have written to what was there: *exposed, and the run counts as dirty. */
+static int move_in(um_region *r, um_frame_id id, bool *exposed) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count), moved;
@@ -112,6 +113,7 @@ static int move_in(um_region *r, um_frame_id id) {
   if (code) {
     if (moved && um_uffd_move(p->uffd, from, um_page_address(r, first), moved, NULL))
       um_fatal("memory that was moved into a region could not be moved back");
+    *exposed |= moved && r->writable;
     return code;
   }
   leave_chunk(r, f);
@@ -121,7 +123,7 @@ static int move_in(um_region *r, um_frame_id id) {
 }
 
 /* The run is FILLING and the caller's, memory for it is reserved; copied into place, protected. */
-static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
+static void copy_in(um_region *r, um_frame_id id, uint64_t touched, enum um_state state) {
   um_pager *p = r->pager;
   um_frame copy = p->frames[id]; /* with its first page let go, the descriptor may be somebody else's */
   uint64_t first = copy.page, count = copy.count, step = um_min(count, um_max(1, PIECE >> r->page_shift));
@@ -129,9 +131,9 @@ static void copy_in(um_region *r, um_frame_id id, uint64_t touched) {
   p->frames[id].chunk = 0;
   for (uint64_t done = 0, at = (touched - first) / step * step; done < count; done += step, at = (at + step) % count) {
     uint64_t page = first + at, memory = um_run_memory(r, page, step);
-    if (um_mechanism_place(r, um_page_address(r, page), (const void *)(from + (at << r->page_shift)), memory, true) ==
-        0) {
-      um_run_release(r, page, step, UM_CLEAN);
+    const void *bytes = (const void *)(from + (at << r->page_shift));
+    if (um_mechanism_place(r, um_page_address(r, page), bytes, memory, true) == 0) {
+      um_run_release(r, page, step, state);
       um_page_wake(r, page, step);
       continue;
     }
@@ -167,12 +169,14 @@ static void give_up(um_region *r, um_frame_id id) {
     um_memory_freed(p);
 }
 
-/* Moved in, as `first` and so many pages were FILLING before; false: it cannot be, it is locked, say. */
-static bool try_move_in(um_region *r, um_frame_id id, uint64_t first, uint64_t count) {
-  if (move_in(r, id) == 0)
+/* False: it cannot be, it is locked, say; then it is FILLING as before. */
+static bool try_move_in(um_region *r, um_frame_id id, uint64_t first, uint64_t count, bool *exposed) {
+  if (move_in(r, id, exposed) == 0)
     return true;
-  um_run_release(r, first, count, UM_FILLING); /* not OPEN any more */
-  atomic_store(&r->pager->frames[id].blocks, 0);
+  if (!*exposed) {
+    um_run_release(r, first, count, UM_FILLING); /* not OPEN any more */
+    atomic_store(&r->pager->frames[id].blocks, 0);
+  }
   return false;
 }
 
@@ -188,15 +192,21 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
     UM_COUNT(r, readahead_used, count);
   else
     UM_COUNT(r, standby_hits, count);
-  if (um_standby_moves(r, write) && try_move_in(r, id, first, count))
+  bool exposed = false;
+  if (um_standby_moves(r, write) && try_move_in(r, id, first, count, &exposed))
     return;
   while (!um_budget_try(p, memory, atomic_load(&p->emergency)))
     if (!um_memory_make(p)) {
-      if (!r->moves || !try_move_in(r, id, first, count))
-        give_up(r, id);
+      if (r->moves && try_move_in(r, id, first, count, &exposed))
+        return;
+      if (exposed) { /* nobody else has what was written: a device's read that just ended can have stopped the move */
+        nanosleep(&(struct timespec){0, 500000}, NULL);
+        continue;
+      }
+      give_up(r, id);
       return;
     }
-  copy_in(r, id, touched);
+  copy_in(r, id, touched, exposed ? UM_DIRTY : UM_CLEAN);
 }
 
 /* Counts a run, EVICTING, that will be given up. */
