@@ -135,6 +135,7 @@ static void write_while_written(uint64_t page_size, bool evict) {
   rig r;
   uint64_t block = block_of(page_size), last = page_size - block;
   rig_open(&r, &(rig_options){.size = 2 * page_size, .page_size = page_size, .latch = true});
+  evict = evict && !r.region->moves; /* a page that is out waits for the store: test_leave.c */
   rig_write(&r, 0, 1);
   latch_arm(r.latch, UM_OP_WRITE);
   call c = {.rig = &r, .evict = evict};
@@ -181,7 +182,8 @@ static void fail_to_write(uint64_t page_size, bool evict) {
   CHECK_EQUAL(rig_file_word(&r, block), 4);
   CHECK_EQUAL(rig_file_word(&r, page_size - 8), 2);
   CHECK_EQUAL(rig_file_word(&r, 2 * block + 8), rig_word(2 * block + 8));
-  CHECK_EQUAL(rig_stats(&r).bytes_written, page_size == 2 * block ? 2 * block : 3 * block);
+  bool exposed = evict && r.region->moves; /* put back without its protection: all of it counted as dirty */
+  CHECK_EQUAL(rig_stats(&r).bytes_written, exposed ? page_size : page_size == 2 * block ? 2 * block : 3 * block);
   rig_close(&r);
   rig_end(&r);
 }

@@ -81,9 +81,8 @@ static void test_evicted_dirty_page_is_in_the_store_and_comes_back(void) {
   rig_end(&r);
 }
 
-static void *evict_all(void *argument) {
-  rig *r = argument;
-  CHECK_EQUAL(rig_evict(r, 0, r->size), 0);
+static void *flush_all(void *argument) {
+  CHECK_EQUAL(rig_flush(argument), 0);
   return NULL;
 }
 
@@ -92,7 +91,7 @@ static void test_writer_does_not_wait_for_a_write_back_and_keeps_the_page(void) 
   rig_open(&r, &(rig_options){.size = 8 << 16, .page_size = 1 << 16, .latch = true});
   rig_write(&r, 0, 1);
   latch_arm(r.latch, UM_OP_WRITE);
-  pthread_t thread = rig_thread(evict_all, &r);
+  pthread_t thread = rig_thread(flush_all, &r);
   latch_wait(r.latch);
   rig_write(&r, 0, 2); /* returns, though the store is still at it */
   rig_write(&r, 8, 3);

@@ -199,6 +199,8 @@ typedef struct um_pool {
   uint32_t *next;               /* lock: links of the lists */
   _Atomic uint16_t *users;      /* small runs on standby in a chunk; standby.c */
   _Atomic uint32_t empty, full; /* lock: heads of the lists; looked at without it */
+  _Atomic bool locked;          /* somebody's mlockall met EMPTY chunks: to be undone before one is used */
+  _Atomic bool strays;          /* and left pages in them */
   _Atomic uint64_t idle;        /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
 

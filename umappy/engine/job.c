@@ -3,6 +3,7 @@
  * next, so several work on a job at once. The caller waits with a deadline and may walk away; the job goes on. A region
  * cannot be closed while it has jobs. */
 #include "blocks.h"
+#include "leave.h"
 #include "page.h"
 
 #include <limits.h>
@@ -208,6 +209,52 @@ static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
   return count;
 }
 
+/* True: the job is cancelled. */
+static bool note_in_gate(um_job *job, int code, const um_error *error) {
+  pthread_mutex_lock(&job->pager->lock);
+  note(job, code, error);
+  bool cancelled = job->cancelled;
+  pthread_mutex_unlock(&job->pager->lock);
+  return cancelled;
+}
+
+static bool was_writable(const um_region *r, um_word word) {
+  return atomic_load(&r->pager->frames[um_word_frame(word)].opened);
+}
+
+/* What could not be moved, and is DIRTY again. */
+static int write_in_place(um_worker *w, um_region *r, uint64_t page, uint64_t count, um_error *error) {
+  bool evict[RUN_PAGES];
+  uint64_t n = um_writeback_claim(r, page, um_min(count, um_run_limit(r, w->staging_size)));
+  if (n == 0)
+    return 0;
+  memset(evict, 1, n);
+  int code = um_writeback_run(w, r, page, n, error);
+  um_writeback_finish(r, page, n, code, evict);
+  return code;
+}
+
+/* Takes pages of one run from `page` on, which were writable once, and moves them out, so that a device's bytes are not
+ * lost; `dirty`: they are, and are written. How many to go on from; *code: of a failed write. */
+static uint64_t move_out(um_worker *w, um_region *r, uint64_t page, uint64_t last, um_word word, um_error *error,
+                         int *code, uint64_t *gone) {
+  bool dirty = um_word_state(word) == UM_DIRTY;
+  uint64_t limit = um_min(last - page, um_run_limit(r, UM_CHUNK));
+  uint64_t n =
+      um_run_take(r, page, limit, UM_IN(um_word_state(word)), um_word_frame(word), dirty ? UM_LEAVING : UM_EVICTING);
+  if (n == 0) {
+    sched_yield();
+    return 0;
+  }
+  um_leaving v = {.region = r, .page = page, .count = n, .dirty = dirty, .error = error};
+  um_leave_group(r->pager, w, &v, 1);
+  *gone = v.failed && !(v.unmoved && !dirty && v.failed != -EBUSY) ? 0 : n;
+  *code = v.failed && !v.unmoved ? v.failed : 0;
+  if (v.failed && v.unmoved && dirty && v.failed != -EBUSY) /* it has a hole, or is locked */
+    *code = write_in_place(w, r, page, n, error);
+  return n;
+}
+
 static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t last) {
   um_region *r = job->region;
   uint64_t limit = um_run_limit(r, w->staging_size), pages = 0;
@@ -220,6 +267,14 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
     uint64_t n = 1;
     switch (um_word_state(word)) {
     case UM_DIRTY:
+      if (job->kind == UM_JOB_EVICT && r->moves) {
+        uint64_t gone = 0;
+        int failed = 0;
+        n = move_out(w, r, page, last, word, &error, &failed, &gone);
+        pages += gone;
+        last = note_in_gate(job, failed, &error) ? page : last;
+        break;
+      }
       if ((n = um_writeback_claim(r, page, um_min(limit, last - page))) == 0)
         continue;
       int code = um_writeback_run(w, r, page, n, &error);
@@ -227,12 +282,7 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
       pages += code ? 0 : n;
       if (code == 0)
         atomic_store(&r->write_backoff_ns, 0);
-      pthread_mutex_lock(&w->pager->lock);
-      note(job, code, &error);
-      bool cancelled = job->cancelled;
-      pthread_mutex_unlock(&w->pager->lock);
-      if (cancelled)
-        last = page;
+      last = note_in_gate(job, code, &error) ? page : last;
       break;
     case UM_WRITING:
     case UM_LEAVING:
@@ -250,7 +300,12 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
       break;
     case UM_CLEAN:
     case UM_FAILED:
-      if (job->kind == UM_JOB_EVICT) {
+      if (job->kind == UM_JOB_EVICT && r->moves && um_word_state(word) == UM_CLEAN && was_writable(r, word)) {
+        uint64_t gone = 0;
+        int failed = 0;
+        n = move_out(w, r, page, last, word, &error, &failed, &gone);
+        pages += gone;
+      } else if (job->kind == UM_JOB_EVICT) {
         n = drop_clean(r, page, last);
         pages += n;
         if (n == 0)

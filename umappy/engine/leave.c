@@ -136,7 +136,8 @@ static void settle(um_pager *p, um_leaving *v, uint32_t chunk) {
 static bool write_out(um_pager *p, um_worker *w, um_leaving *v, uint32_t chunk) {
   um_region *r = v->region;
   um_error error;
-  int code = um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : write(w, v, &error);
+  bool wait = !v->error && um_now_ns() < atomic_load(&r->write_backoff_ns);
+  int code = wait ? -ECANCELED : write(w, v, v->error ? v->error : &error);
   um_gate_enter_wait(r);
   if (code == 0) {
     UM_COUNT(r, writes, v->count);
@@ -146,7 +147,7 @@ static bool write_out(um_pager *p, um_worker *w, um_leaving *v, uint32_t chunk) 
     put_back(v, um_run_memory(r, v->page, v->count));
     v->failed = code;
   }
-  if (code != -ECANCELED)
+  if (code != -ECANCELED && !v->error)
     um_evict_note_write(r, code, &error);
   um_gate_leave(r);
   return code == 0;

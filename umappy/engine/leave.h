@@ -11,6 +11,7 @@ typedef struct um_leaving {
   bool dirty;        /* LEAVING, to be written; else EVICTING */
   bool unmoved;      /* it could not be moved out */
   int failed;        /* -errno: it went back to where it was */
+  um_error *error;   /* where a failed write is told; NULL: it is recorded with the region */
   uintptr_t at;      /* where its bytes are while it is out */
 } um_leaving;
 

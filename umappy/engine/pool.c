@@ -9,8 +9,11 @@
 #include "uffd.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
+#define LOCK_ON_FAULT 1   /* MLOCK_ONFAULT */
 #define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
 
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
@@ -77,8 +80,35 @@ static void push(um_pool *pool, _Atomic uint32_t *list, uint32_t chunk) {
   pthread_mutex_unlock(&pool->lock);
 }
 
+/* mlockall(MCL_CURRENT) fills every mapping there is, EMPTY chunks too, whose faults nobody else would ever answer.
+ * Locked on fault, the kernel passes the rest of the pool by; the one page it waits for it gets. */
+bool um_pool_fault(um_pager *p, uintptr_t address) {
+  um_pool *pool = &p->pool;
+  static const uint8_t zeros[1 << 16] __attribute__((aligned(4096)));
+  if (address - pool->address >= pool->mapped)
+    return false;
+  syscall(SYS_mlock2, pool->address, pool->mapped, LOCK_ON_FAULT);
+  atomic_store(&pool->strays, true);
+  atomic_store(&pool->locked, true);
+  address = address / um_host_page * um_host_page;
+  um_uffd_copy(p->uffd, address, zeros, um_host_page, false);
+  um_uffd_wake(p->uffd, address, um_host_page);
+  return true;
+}
+
 uint32_t um_pool_take_empty(um_pager *p) {
-  return pop(&p->pool, &p->pool.empty);
+  um_pool *pool = &p->pool;
+  if (atomic_load(&pool->locked) && atomic_exchange(&pool->locked, false)) {
+    munlock((void *)pool->address, pool->mapped);
+    pthread_mutex_lock(&pool->fresh_lock);
+    munlock((void *)pool->fresh, UM_CHUNK);
+    madvise((void *)pool->fresh, UM_CHUNK, MADV_DONTNEED);
+    pthread_mutex_unlock(&pool->fresh_lock);
+  }
+  uint32_t chunk = pop(pool, &pool->empty);
+  if (chunk && atomic_load(&pool->strays))
+    madvise((void *)um_pool_address(p, chunk), UM_CHUNK, MADV_DONTNEED);
+  return chunk;
 }
 
 void um_pool_put_empty(um_pager *p, uint32_t chunk) {

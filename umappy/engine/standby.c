@@ -97,8 +97,8 @@ void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot
     um_page_wake(r, first, count);
 }
 
-/* The run is FILLING and the caller's; moved into place, writable where the region is. A move that stops in the middle is
- * undone, but somebody may have written to what was there: *exposed, and the run counts as dirty. */
+/* The run is FILLING and the caller's; moved into place, writable where the region is. A move that stops in the middle
+ * is undone, but somebody may have written to what was there: *exposed, and the run counts as dirty. */
 static int move_in(um_region *r, um_frame_id id, bool *exposed) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
