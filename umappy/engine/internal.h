@@ -49,6 +49,7 @@
 #define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
 #define UM_CHUNKS_READ 32u   /* chunks a budget must be worth before runs are read into them: few would be most of it */
 #define UM_GRACE_NS 1000000u /* a page just placed stays this long ... */
+#define UM_TRIES 3           /* of a read that fails in passing; a guess has one */
 #define UM_GRACE_TURNS 8u    /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
@@ -373,8 +374,9 @@ void um_fault_served(um_region *r, const um_frame *f); /* histogram */
 /* fill.c, prefetch.c */
 void um_fill_demand(um_worker *w, um_frame_id id);
 bool um_fill_cached(um_worker *w, um_frame_id id); /* while leading: needs no I/O, and is done. False: um_fill_demand */
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
-int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, int tries,
+                 um_error *error);
+int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, int tries, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
 bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
                      uint64_t *filled); /* adds to *filled. False: no memory */
