@@ -302,6 +302,8 @@ extern uint64_t um_host_page;
 void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
 void um_memory_unmap(void *address, uint64_t length);
 int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
+/* Between the region and the pool. `moved` bytes stay moved where it fails; may be NULL. */
+int um_memory_move(um_region *r, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved);
 struct iovec;
 uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count); /* how many, maybe none */
 

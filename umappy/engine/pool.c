@@ -3,6 +3,7 @@
  * New memory is made at an address that is not registered (touching a registered one would fault), as a huge page, and
  * moved into an EMPTY chunk. Without UFFDIO_MOVE nothing ever leaves a chunk: they are not registered, and are made
  * where they lie. */
+#define _GNU_SOURCE
 #include "pool.h"
 
 #include "mechanism.h"
@@ -112,8 +113,9 @@ static int make(um_pager *p, uint32_t chunk) {
   if (code == 0 && at != address)
     code = um_uffd_move(p->uffd, address, at, UM_CHUNK, NULL);
   if (code) {
-    madvise((void *)at, UM_CHUNK, MADV_DONTNEED);
-    madvise((void *)address, UM_CHUNK, MADV_DONTNEED);
+    um_pool_drop(p, at, UM_CHUNK);
+    um_pool_drop(p, address, UM_CHUNK);
+    um_pool_unlock(p); /* one of them may be locked, and the other not: the next try finds them alike */
   }
   pthread_mutex_unlock(&pool->fresh_lock);
   return code;
@@ -132,8 +134,33 @@ uint32_t um_pool_take_full(um_pager *p) {
   return 0;
 }
 
+void um_pool_unlock(um_pager *p) {
+  munlock((void *)p->pool.address, p->pool.mapped);
+  munlock((void *)p->pool.fresh, UM_CHUNK);
+}
+
+/* EINVAL: the user locked it. */
+void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length) {
+  if (madvise((void *)address, length, MADV_DONTNEED) == 0 || errno != EINVAL)
+    return;
+  um_pool_unlock(p);
+  madvise((void *)address, length, MADV_DONTNEED);
+}
+
+/* mlockall(MCL_CURRENT) touches every page there is and would wait here for ever. What is locked on fault it passes by:
+ * it lets go of the address space while it waits, and looks again at the mapping when it is woken. */
+bool um_pool_fault(um_pager *p, uintptr_t address) {
+  um_pool *pool = &p->pool;
+  if (address - pool->address >= pool->mapped)
+    return false;
+  if (mlock2((void *)pool->address, pool->mapped, MLOCK_ONFAULT))
+    um_fatal("somebody touched memory that is umappy's own");
+  um_uffd_wake(p->uffd, pool->address, pool->mapped);
+  return true;
+}
+
 void um_pool_clear(um_pager *p, uint32_t chunk) {
-  madvise((void *)um_pool_address(p, chunk), UM_CHUNK, MADV_DONTNEED);
+  um_pool_drop(p, um_pool_address(p, chunk), UM_CHUNK);
   um_pool_put_empty(p, chunk);
 }
 
