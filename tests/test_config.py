@@ -58,7 +58,7 @@ def test_config_environment_wins_over_default(config: Config, monkeypatch: pytes
         "mechanism": "copy",
         "readahead": False,
         "io_uring": False,
-        "policy": FIFO(),
+        "policy": Fifo(),
         "temp_dir": str(tmp_path),
     }
     assert {name: getattr(config, name) for name in SETTINGS} == values
