@@ -1,6 +1,7 @@
 """The command line: `umappy sort`, `umappy doctor`, and what all commands share."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,7 +164,25 @@ def test_doctor_tells_of_ways_features_and_defaults(capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     for words in ("/dev/userfaultfd", "user-mode-only", "write protection", "moving pages", "budget"):
         assert words in said
+    for setting, value in [
+        ("page size", "4 KiB (auto)"),
+        ("what leaves memory first", "auto"),
+        ("how large runs get into memory", r"(copy|move) \(.*\)"),
+        (r"many reads from one thread \(io_uring\)", "(works|no: .*)"),
+    ]:
+        assert re.search(rf"^{setting} +{value if '|' in value else re.escape(value)}$", said, re.M), setting
     assert said.count("works") >= 1
+
+
+def test_doctor_tells_settings_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in [("MECHANISM", "copy"), ("POLICY", "s3fifo"), ("PAGE_SIZE", "64KiB"), ("IO_URING", "0")]:
+        monkeypatch.setenv(f"UMAPPY_{name}", text)
+    assert run("doctor") == 0
+    said = capsys.readouterr().out
+    for value in ("copy (copy)", "s3fifo", "64 KiB", "switched off"):
+        assert re.search(rf" {re.escape(value)}$", said, re.M), value
 
 
 def test_doctor_where_nothing_works_names_the_fix(

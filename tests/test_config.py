@@ -7,6 +7,7 @@ import pytest
 
 from umappy import limits
 from umappy.config import SETTINGS, Config
+from umappy.eviction import Fifo
 
 
 @pytest.fixture
@@ -37,12 +38,30 @@ def test_config_environment_wins_over_default(config: Config, monkeypatch: pytes
         "UMAPPY_EXIT_TIMEOUT_SECONDS": "30",
         "UMAPPY_DIRECT": "off",
         "UMAPPY_UFFD": "user-mode-only",
+        "UMAPPY_MECHANISM": "copy",
+        "UMAPPY_READAHEAD": "0",
+        "UMAPPY_IO_URING": "0",
+        "UMAPPY_POLICY": "fifo",
         "UMAPPY_TEMP_DIR": str(tmp_path),
     }
     for name, text in given.items():
         monkeypatch.setenv(name, text)
-    values = (4 << 30, 3, 2, 64 << 10, 2.5, 30.0, False, "user-mode-only", str(tmp_path))
-    assert tuple(getattr(config, name) for name in SETTINGS) == values
+    values = {
+        "memory": 4 << 30,
+        "fillers": 3,
+        "evictors": 2,
+        "page_size": 64 << 10,
+        "timeout_seconds": 2.5,
+        "exit_timeout_seconds": 30.0,
+        "direct": False,
+        "uffd": "user-mode-only",
+        "mechanism": "copy",
+        "readahead": False,
+        "io_uring": False,
+        "policy": Fifo(),
+        "temp_dir": str(tmp_path),
+    }
+    assert {name: getattr(config, name) for name in SETTINGS} == values
 
 
 def test_config_attribute_wins_over_environment(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +97,8 @@ def test_config_empty_variable_is_not_set(config: Config, monkeypatch: pytest.Mo
         ("UMAPPY_EXIT_TIMEOUT_SECONDS", "0", "more than 0"),
         ("UMAPPY_DIRECT", "maybe", "True, False or 'auto'"),
         ("UMAPPY_UFFD", "fast", "'device', 'syscall', 'user-mode-only'"),
+        ("UMAPPY_MECHANISM", "swap", "'copy', 'move'"),
+        ("UMAPPY_IO_URING", "2", "True, False or 'auto'"),
         ("UMAPPY_TEMP_DIR", "/nonexistent/scratch", "a folder that exists"),
     ],
 )
@@ -127,6 +148,7 @@ def test_config_bad_value_raises_and_changes_nothing(
         ("timeout_seconds", 3, 3.0),
         ("direct", True, True),
         ("uffd", "syscall", "syscall"),
+        ("io_uring", True, True),
     ],
 )
 def test_config_good_value_is_read(config: Config, name: str, value: object, read: object) -> None:

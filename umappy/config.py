@@ -20,6 +20,7 @@ Uffd = Literal["auto", "device", "syscall", "user-mode-only"]
 Mechanism = Literal["auto", "copy", "move"]
 ReadAhead = bool | Literal["auto"]
 Fillers = int | Literal["auto"]
+IoUring = bool | Literal["auto"]
 PageSize = int | Literal["auto"]
 
 Value = TypeVar("Value")
@@ -213,6 +214,8 @@ class Config:
     """Whether regions find streams in their faults and read ahead of them; "auto" is True."""
     policy = Setting[Policy, Policy | str](read_policy, Auto)
     """Which pages leave first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of `umappy.eviction`."""
+    io_uring = Setting[IoUring, IoUring](read_switch, lambda: "auto")
+    """Many reads in flight from one thread (Linux 6.1): True, False, or "auto", where the kernel allows it."""
     temp_dir = Setting[str, str | os.PathLike[str]](read_temp_dir, find_temp_dir)
     """The folder where scratch files go."""
 

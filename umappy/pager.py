@@ -63,6 +63,7 @@ class Pager:
         policy: Policy | str | None = None,
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
+        _set_io_uring()
         self._memory = config.resolve(Config.memory, memory)
         low, high = self._choose_water(low_water, high_water)
         threads = config.resolve(Config.fillers, fillers)
@@ -222,6 +223,14 @@ class Pager:
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else f"memory={format_size(self._memory)}"
         return f"<umappy.Pager {state}>"
+
+
+def _set_io_uring() -> None:
+    """Of the whole process, as the setting is."""
+    wanted = config.resolve(Config.io_uring, None)
+    code = lib.um_io_uring_set(-1 if wanted == "auto" else int(wanted))
+    if code:
+        raise OSError(-code, f"io_uring=True (Linux 6.1), but not here: {os.strerror(-code)}; 'auto' does without")
 
 
 def make_budget_error(memory: int, page_size: int, fillers: int, evictors: int) -> errors.BudgetError:

@@ -75,6 +75,35 @@ use(region)
     )
 
 
+@pytest.mark.parametrize("flags", ["CURRENT|FUTURE", "CURRENT|FUTURE|ONFAULT"])
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_chunks_are_read_and_moved_after_mlockall_as_before(run_script: RunScript, mode: str, flags: str) -> None:
+    """Under a budget that is large enough for them; their own memory is not populated either."""
+    run_script(
+        LOCK
+        + f"""
+MEMORY = 64 << 20
+with open("data", "wb") as file:
+    file.truncate(3 * MEMORY)
+pager = umappy.Pager(MEMORY)
+region = umappy.umap("data", mode={mode!r}, page_size=4096, pager=pager)
+array = np.frombuffer(region, np.int64)[:: PAGE // 8]
+assert array[: len(array) // 3].max() == 0
+before = pager.stats()
+lock({FLAGS[flags]})
+if region.mode == "r+":
+    array += 1
+total = int(array.sum())
+assert total == (len(array) if region.mode == "r+" else 0), total
+stats = pager.stats()
+assert stats.readahead > before.readahead + len(array) // 2, stats
+assert stats.peak_used <= MEMORY
+resident = read_smaps(region.address, len(region))[0]
+assert resident <= MEMORY, resident
+"""
+    )
+
+
 def test_mappings_stay_few_when_a_locked_region_is_evicted(run_script: RunScript) -> None:
     """Unlocking page by page would cut the mapping into thousands, and the kernel allows 65,530 in all."""
     run_script(

@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 import umappy
 from umappy import Residency, errors
-from umappy.stores import ErrorStore, FileStore
+from umappy.stores import ErrorStore, FileStore, LogStore
 from umappy.stores.testing import make_bytes
 
 MapStore = Callable[..., umappy.Region]
@@ -351,7 +352,7 @@ def test_prefetch_that_fails_raises_nothing_and_leaves_the_page_absent(region: u
 
 
 def test_passing_failure_is_tried_again_and_nobody_notices(map_store: MapStore, path: Path) -> None:
-    region = map_store(ErrorStore(FileStore(path), errno=errno.EIO, count=2))
+    region = map_store(ErrorStore(FileStore(path), errno=errno.EIO, count=2), readahead=False)
     assert region[:PAGE] == DATA[:PAGE]
     region.check()
     assert region.stats().retries == 2
@@ -359,7 +360,7 @@ def test_passing_failure_is_tried_again_and_nobody_notices(map_store: MapStore, 
 
 def test_passing_failure_that_stays_is_tried_three_times(map_store: MapStore, path: Path) -> None:
     store = ErrorStore(FileStore(path), errno=errno.EIO)
-    region = map_store(store)
+    region = map_store(store, readahead=False)
     with pytest.raises(errors.StoreError) as caught:
         touch_and_wait(region, 0)
     assert caught.value.errno == errno.EIO
@@ -369,10 +370,42 @@ def test_passing_failure_that_stays_is_tried_three_times(map_store: MapStore, pa
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errors.ETRUNCATED, errors.ECORRUPT])
 def test_lasting_failure_is_tried_once(map_store: MapStore, path: Path, code: int) -> None:
     store = ErrorStore(FileStore(path), errno=code)
-    region = map_store(store)
+    region = map_store(store, readahead=False)
     with pytest.raises(errors.StoreError):
         touch_and_wait(region, 0)
     assert store.calls == 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of 2 MiB, runs go through a filler's buffer; of 128 MiB, through chunks of 2 MiB first."""
+
+    memory: int
+    guesses: int
+
+
+@pytest.mark.parametrize("budget", [Budget(2 << 20, guesses=1), Budget(128 << 20, guesses=2)], ids=["runs", "chunks"])
+@pytest.mark.parametrize(("code", "tries"), [(errno.EACCES, 1), (errno.EIO, 3)])
+def test_run_that_fails_is_tried_once_and_then_its_touched_page_alone(
+    map_store: MapStore, make_pager: MakePager, make_file: MakeFile, budget: Budget, code: int, tries: int
+) -> None:
+    """What is read along or ahead is a guess, and is not waited for: only the page that somebody touched is."""
+    size, bad = 16 << 20, 4 << 20
+    log = LogStore(ErrorStore(FileStore(make_file(size)), errno=code, offset=bad + PAGE, size=size - bad))
+    region = map_store(log, pager=make_pager(memory=budget.memory))
+    for page in range(bad // PAGE):
+        region[page * PAGE]
+    log.take()
+    region[bad]  # in the run that fails, and good
+    region.check()
+    with pytest.raises(errors.StoreError):
+        touch_and_wait(region, bad + PAGE)
+    assert (region.residency() == Residency.FAILED).nonzero()[0].tolist() == [bad // PAGE + 1]
+    calls = [call for call in log.take() if call.offset <= bad + PAGE < call.offset + call.size]
+    alone = [call for call in calls if (call.offset, call.size) == (bad + PAGE, PAGE)]
+    assert len(alone) == tries
+    assert len(calls) - len(alone) <= 3 * budget.guesses  # ahead, for the page before, and for its own fault
+    assert region.stats().retries == tries - 1
 
 
 def test_file_truncated_under_us_raises_with_path_and_place_and_the_rest_goes_on(

@@ -40,7 +40,7 @@ def store(path: Path) -> ErrorStore:
 
 @pytest.fixture
 def region(map_store: MapStore, make_pager: MakePager, store: ErrorStore) -> umappy.Region:
-    return map_store(store, pager=make_pager(memory=MIB))
+    return map_store(store, pager=make_pager(memory=MIB), readahead=False)
 
 
 def test_flush_that_fails_raises_with_the_place_and_keeps_the_pages(region: umappy.Region, store: ErrorStore) -> None:

@@ -13,7 +13,9 @@ from umappy import limits
 from umappy._engine import ffi, lib
 from umappy.cli.table import print_table
 from umappy.config import config
-from umappy.errors import UffdUnavailableError
+from umappy._umap import PAGE_SIZE_AUTO
+from umappy.errors import UffdUnavailableError, UmapError
+from umappy.pager import Pager
 from umappy.sizes import format_size
 
 WAYS = {
@@ -32,6 +34,7 @@ FEATURES = {
 }
 # What umappy uses; the others are for later versions.
 NEEDED = "write protection"
+TRIAL_MEMORY = 8 << 20
 
 
 def add_parser(commands: Any) -> None:
@@ -77,6 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
             ("memory that can be given", f"{format_size(limit.available)} ({limit.source})"),
             ("budget", format_size(config.memory)),
             ("fillers, evictors", f"{config.fillers}, {config.evictors}"),
+            ("page size", _choose_page_size()),
+            ("what leaves memory first", config.policy.name),
+            ("how large runs get into memory", _choose_mechanism() if features is not None else "none"),
+            ("many reads from one thread (io_uring)", _probe_io_uring()),
             ("scratch folder where no file names one", config.temp_dir),
         ],
     )
@@ -87,6 +94,27 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"The kernel's userfaultfd lacks {NEEDED}: umappy needs Linux 5.7 or later, on x86-64 or aarch64.")
         return 1
     return 0
+
+
+def _choose_page_size() -> str:
+    wanted = config.page_size
+    return f"{format_size(PAGE_SIZE_AUTO)} (auto)" if wanted == "auto" else format_size(wanted)
+
+
+def _choose_mechanism() -> str:
+    """Asks a small pager: where the setting is "auto", it measures which is faster here."""
+    try:
+        with Pager(TRIAL_MEMORY, fillers=1, evictors=1) as pager:
+            return f"{pager.stats().mechanism} ({config.mechanism})"
+    except (OSError, UmapError) as error:
+        return f"no: {error}"
+
+
+def _probe_io_uring() -> str:
+    if config.io_uring is False:
+        return "switched off"
+    answer = int(lib.um_io_uring_probe())
+    return "works" if answer >= 0 else f"no: {os.strerror(-answer)}"
 
 
 def _probe(way: int) -> tuple[int, int]:

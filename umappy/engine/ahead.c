@@ -102,12 +102,11 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
   um_error error;
   char *bytes = (char *)um_pool_address(p, chunk);
   uint64_t data = um_run_bytes(r, first, count);
-  int code = um_fill_read(w, r, first << r->page_shift, bytes, data, &error);
+  int code = um_fill_read(w, r, first << r->page_shift, bytes, data, 1, &error);
   if (code == 0)
     memset(bytes + data, 0, UM_CHUNK - data);
   um_gate_enter_wait(r);
   if (code) {
-    UM_COUNT(r, fill_errors, 1);
     um_run_absent(r, first, count);
     um_pool_put_full(p, chunk);
     um_memory_freed(p);

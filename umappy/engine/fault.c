@@ -283,9 +283,9 @@ static enum outcome missing_but_there(um_region *r, uint64_t page, um_word w, co
 }
 
 void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
-  um_region *r = um_region_enter(p, (uintptr_t)m->address);
-  if (!r && um_pool_fault(p, (uintptr_t)m->address))
+  if (um_pool_fault(p, (uintptr_t)m->address))
     return;
+  um_region *r = um_region_enter(p, (uintptr_t)m->address);
   if (!r)
     return; /* its gate is closed or it is gone: the wake of gate_open or forget is still to come */
   uint64_t page = (m->address - r->address) >> r->page_shift;

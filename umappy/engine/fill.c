@@ -14,8 +14,6 @@
 #include "page.h"
 #include "uffd.h"
 
-#define TRIES 3
-
 static uint8_t failed_bytes[1 << 16] __attribute__((aligned(4096)));
 
 __attribute__((constructor)) static void failed_bytes_init(void) {
@@ -34,7 +32,8 @@ int um_fill_place_failed(um_region *r, uint64_t page, bool protect) {
   return 0;
 }
 
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error) {
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, int tries,
+                 um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
     error->code = 0;
@@ -48,7 +47,7 @@ int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint
       UM_COUNT(r, bytes_read, length);
       return 0;
     }
-    if (attempt == TRIES || !um_error_passing(-code) || um_now_ns() >= deadline || atomic_load(&w->pager->stop))
+    if (attempt >= tries || !um_error_passing(-code) || um_now_ns() >= deadline || atomic_load(&w->pager->stop))
       return code;
     UM_COUNT(r, retries, 1);
     struct timespec pause = {0, 10000000L << (2 * attempt)};
@@ -57,12 +56,13 @@ int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint
 }
 
 /* Reads and places the pages [first, first + count), all FILLING and this thread's. */
-int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error) {
+int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, int tries,
+                  um_error *error) {
   uint64_t memory = um_run_memory(r, first, count), start = first << r->page_shift;
   for (uint64_t done = 0; done < memory;) {
     uint64_t n = um_min(memory - done, w->staging_size);
     uint64_t data = um_min(n, r->size - start - done);
-    int code = um_fill_read(w, r, start + done, w->staging, data, error);
+    int code = um_fill_read(w, r, start + done, w->staging, data, tries, error);
     if (code)
       return code;
     memset((char *)w->staging + data, 0, n - data);
@@ -278,7 +278,8 @@ bool um_fill_cached(um_worker *w, um_frame_id id) {
   return true;
 }
 
-/* A run is a guess: when memory is short, or a part of it cannot be read, the touched page is filled alone. */
+/* A run is a guess: when memory is short, or a part of it cannot be read, the touched page is filled alone. A chunk and
+ * a run are tried once each, without waiting; the page alone as often as UM_TRIES says. */
 static bool prepare(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
@@ -317,7 +318,7 @@ void um_fill_demand(um_worker *w, um_frame_id id) {
   if (!f->claimed && !prepare(w, id))
     return;
   bool protect = !f->write || um_blocks_tracked(r) || um_run_memory(r, f->page, 1) > w->staging_size;
-  if (um_fill_pages(w, r, f->page, f->count, protect, &error)) {
+  if (um_fill_pages(w, r, f->page, f->count, protect, f->count > 1 ? 1 : UM_TRIES, &error)) {
     uint64_t first = f->page, end = first + f->count;
     bool again = f->count > 1;
     alone(f);
@@ -325,7 +326,7 @@ void um_fill_demand(um_worker *w, um_frame_id id) {
     unclaim(r, first, f->touched - first);
     unclaim(r, f->touched + 1, end - f->touched - 1);
     um_gate_leave(r);
-    if (!again || um_fill_pages(w, r, f->page, 1, protect, &error)) {
+    if (!again || um_fill_pages(w, r, f->page, 1, protect, UM_TRIES, &error)) {
       fail(p, r, id, &error);
       return;
     }

@@ -49,6 +49,7 @@
 #define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
 #define UM_CHUNKS_READ 32u   /* chunks a budget must be worth before runs are read into them: few would be most of it */
 #define UM_GRACE_NS 1000000u /* a page just placed stays this long ... */
+#define UM_TRIES 3           /* of a read that fails in passing; a guess has one */
 #define UM_GRACE_TURNS 8u    /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
 #define UM_ERRORS_KEPT 16u
@@ -199,8 +200,6 @@ typedef struct um_pool {
   uint32_t *next;               /* lock: links of the lists */
   _Atomic uint16_t *users;      /* small runs on standby in a chunk; standby.c */
   _Atomic uint32_t empty, full; /* lock: heads of the lists; looked at without it */
-  _Atomic bool locked;          /* somebody's mlockall met EMPTY chunks: to be undone before one is used */
-  _Atomic bool strays;          /* and left pages in them */
   _Atomic uint64_t idle;        /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
 
@@ -304,6 +303,8 @@ extern uint64_t um_host_page;
 void *um_memory_map(uint64_t length); /* lazy, zero, not inherited by a fork; NULL */
 void um_memory_unmap(void *address, uint64_t length);
 int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
+/* Between the region and the pool. `moved` bytes stay moved where it fails; may be NULL. */
+int um_memory_move(um_region *r, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved);
 struct iovec;
 uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count); /* how many, maybe none */
 
@@ -376,8 +377,9 @@ void um_fault_served(um_region *r, const um_frame *f); /* histogram */
 /* fill.c, prefetch.c */
 void um_fill_demand(um_worker *w, um_frame_id id);
 bool um_fill_cached(um_worker *w, um_frame_id id); /* while leading: needs no I/O, and is done. False: um_fill_demand */
-int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, um_error *error);
-int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, um_error *error);
+int um_fill_read(um_worker *w, um_region *r, uint64_t offset, void *buffer, uint64_t length, int tries,
+                 um_error *error);
+int um_fill_pages(um_worker *w, um_region *r, uint64_t first, uint64_t count, bool protect, int tries, um_error *error);
 int um_fill_place_failed(um_region *r, uint64_t page, bool protect);
 bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bool patient,
                      uint64_t *filled); /* adds to *filled. False: no memory */

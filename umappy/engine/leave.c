@@ -32,7 +32,7 @@ uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep) {
   uint32_t chunk = um_pool_take_empty(p);
   if (!chunk)
     return um_evict_drop(r, first, count);
-  if (um_uffd_move(p->uffd, um_pool_address(p, chunk), um_page_address(r, first), UM_CHUNK, NULL)) {
+  if (um_memory_move(r, um_pool_address(p, chunk), um_page_address(r, first), UM_CHUNK, NULL)) {
     um_pool_clear(p, chunk); /* clean, and never written to: nothing is lost */
     return um_evict_drop(r, first, count);
   }
@@ -51,7 +51,7 @@ uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep) {
 static void put_back(const um_leaving *v, uint64_t moved) {
   um_region *r = v->region;
   um_pager *p = r->pager;
-  if (moved && um_uffd_move(p->uffd, um_page_address(r, v->page), v->at, moved, NULL))
+  if (moved && um_memory_move(r, um_page_address(r, v->page), v->at, moved, NULL))
     um_fatal("memory that was moved out of a region could not be moved back");
   for (uint64_t page = v->page; page < v->page + v->count; page++) {
     um_word w = um_page_load(r, page);
@@ -71,15 +71,13 @@ static bool move_out(um_leaving *v, uintptr_t to) {
   uint64_t moved = 0, length = um_run_memory(r, v->page, v->count);
   uintptr_t from = um_page_address(r, v->page);
   v->at = to;
-  int code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
-  if (code == -EINVAL && moved == 0 && munlock((void *)r->address, r->mapped) == 0) /* as um_memory_drop does */
-    code = um_uffd_move(r->pager->uffd, to, from, length, &moved);
+  int code = um_memory_move(r, to, from, length, &moved);
   if (code == 0)
     return true;
   v->failed = code;
   v->unmoved = true;
   if (!v->dirty && code != -EBUSY) { /* it has a hole, or lies in several mappings; the store has it */
-    madvise((void *)to, um_round_up(moved, um_host_page), MADV_DONTNEED);
+    um_pool_drop(r->pager, to, um_round_up(moved, um_host_page));
     um_evict_drop(r, v->page, v->count);
     return false;
   }

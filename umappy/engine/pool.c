@@ -3,17 +3,15 @@
  * New memory is made at an address that is not registered (touching a registered one would fault), as a huge page, and
  * moved into an EMPTY chunk. Without UFFDIO_MOVE nothing ever leaves a chunk: they are not registered, and are made
  * where they lie. */
+#define _GNU_SOURCE
 #include "pool.h"
 
 #include "mechanism.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
-#define LOCK_ON_FAULT 1   /* MLOCK_ONFAULT */
 #define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
 
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
@@ -80,35 +78,8 @@ static void push(um_pool *pool, _Atomic uint32_t *list, uint32_t chunk) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-/* mlockall(MCL_CURRENT) fills every mapping there is, EMPTY chunks too, whose faults nobody else would ever answer.
- * Locked on fault, the kernel passes the rest of the pool by; the one page it waits for it gets. */
-bool um_pool_fault(um_pager *p, uintptr_t address) {
-  um_pool *pool = &p->pool;
-  static const uint8_t zeros[1 << 16] __attribute__((aligned(4096)));
-  if (address - pool->address >= pool->mapped)
-    return false;
-  syscall(SYS_mlock2, pool->address, pool->mapped, LOCK_ON_FAULT);
-  atomic_store(&pool->strays, true);
-  atomic_store(&pool->locked, true);
-  address = address / um_host_page * um_host_page;
-  um_uffd_copy(p->uffd, address, zeros, um_host_page, false);
-  um_uffd_wake(p->uffd, address, um_host_page);
-  return true;
-}
-
 uint32_t um_pool_take_empty(um_pager *p) {
-  um_pool *pool = &p->pool;
-  if (atomic_load(&pool->locked) && atomic_exchange(&pool->locked, false)) {
-    munlock((void *)pool->address, pool->mapped);
-    pthread_mutex_lock(&pool->fresh_lock);
-    munlock((void *)pool->fresh, UM_CHUNK);
-    madvise((void *)pool->fresh, UM_CHUNK, MADV_DONTNEED);
-    pthread_mutex_unlock(&pool->fresh_lock);
-  }
-  uint32_t chunk = pop(pool, &pool->empty);
-  if (chunk && atomic_load(&pool->strays))
-    madvise((void *)um_pool_address(p, chunk), UM_CHUNK, MADV_DONTNEED);
-  return chunk;
+  return pop(&p->pool, &p->pool.empty);
 }
 
 void um_pool_put_empty(um_pager *p, uint32_t chunk) {
@@ -142,8 +113,9 @@ static int make(um_pager *p, uint32_t chunk) {
   if (code == 0 && at != address)
     code = um_uffd_move(p->uffd, address, at, UM_CHUNK, NULL);
   if (code) {
-    madvise((void *)at, UM_CHUNK, MADV_DONTNEED);
-    madvise((void *)address, UM_CHUNK, MADV_DONTNEED);
+    um_pool_drop(p, at, UM_CHUNK);
+    um_pool_drop(p, address, UM_CHUNK);
+    um_pool_unlock(p); /* one of them may be locked, and the other not: the next try finds them alike */
   }
   pthread_mutex_unlock(&pool->fresh_lock);
   return code;
@@ -162,8 +134,34 @@ uint32_t um_pool_take_full(um_pager *p) {
   return 0;
 }
 
+void um_pool_unlock(um_pager *p) {
+  munlock((void *)p->pool.address, p->pool.mapped);
+  munlock((void *)p->pool.fresh, UM_CHUNK);
+}
+
+/* EINVAL: the user locked it. */
+void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length) {
+  if (madvise((void *)address, length, MADV_DONTNEED) == 0 || errno != EINVAL)
+    return;
+  um_pool_unlock(p);
+  madvise((void *)address, length, MADV_DONTNEED);
+}
+
+/* mlockall(MCL_CURRENT) touches every page there is and would wait here for ever. What is locked on fault it passes by:
+ * it lets go of the address space while it waits, and looks again at the mapping when it is woken. */
+bool um_pool_fault(um_pager *p, uintptr_t address) {
+  um_pool *pool = &p->pool;
+  if (address - pool->address >= pool->mapped)
+    return false;
+  static const uint8_t zeros[1 << 16] __attribute__((aligned(4096)));
+  if (mlock2((void *)pool->address, pool->mapped, MLOCK_ONFAULT)) /* a debugger, say, that has no right to lock */
+    um_uffd_copy(p->uffd, address / um_host_page * um_host_page, zeros, um_host_page, false);
+  um_uffd_wake(p->uffd, pool->address, pool->mapped);
+  return true;
+}
+
 void um_pool_clear(um_pager *p, uint32_t chunk) {
-  madvise((void *)um_pool_address(p, chunk), UM_CHUNK, MADV_DONTNEED);
+  um_pool_drop(p, um_pool_address(p, chunk), UM_CHUNK);
   um_pool_put_empty(p, chunk);
 }
 

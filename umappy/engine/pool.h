@@ -18,7 +18,9 @@ uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */
 void um_pool_put_full(um_pager *p, uint32_t chunk);  /* um_memory_freed is the caller's to call, without locks */
 void um_pool_put_empty(um_pager *p, uint32_t chunk); /* its memory was moved away */
 void um_pool_clear(um_pager *p, uint32_t chunk); /* FULL, or in part: its memory goes back to the kernel, then EMPTY */
-bool um_pool_fault(um_pager *p, uintptr_t address); /* the leader: somebody locks all memory. False: not the pool's */
+void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length); /* a part of a chunk, likewise */
+void um_pool_unlock(um_pager *p);
+bool um_pool_fault(um_pager *p, uintptr_t address); /* of somebody who touches all memory; false: it is not ours */
 bool um_pool_trim(um_pager *p); /* an unused chunk's memory back to the budget; false: there is none */
 
 #endif

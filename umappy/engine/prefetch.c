@@ -15,12 +15,12 @@ static void give_back(um_region *r, uint64_t first, uint64_t count) {
 }
 
 /* The pages are FILLING and this thread's; how many became resident. Part of a run that fails may be good. */
-static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
+static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id, bool guess) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, filled = 0;
   um_error error = {0};
-  if (um_fill_pages(w, r, first, count, true, &error) == 0) {
+  if (um_fill_pages(w, r, first, count, true, guess ? 1 : UM_TRIES, &error) == 0) {
     um_gate_enter_wait(r);
     atomic_store(&f->born_ns, um_now_ns());
     um_frame_list(p, id);
@@ -31,7 +31,7 @@ static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
     return count;
   }
   for (uint64_t page = first; page < first + count; page++) {
-    bool good = count > 1 && um_fill_pages(w, r, page, 1, true, &error) == 0;
+    bool good = count > 1 && !guess && um_fill_pages(w, r, page, 1, true, 1, &error) == 0;
     um_gate_enter_wait(r);
     if (good) {
       atomic_store(&f->born_ns, um_now_ns());
@@ -41,7 +41,7 @@ static uint64_t fill_run(um_worker *w, um_region *r, um_frame_id id) {
       UM_COUNT(r, prefetches, 1);
       filled++;
     } else {
-      UM_COUNT(r, fill_errors, 1);
+      UM_COUNT(r, fill_errors, !guess);
       give_back(r, page, 1);
     }
     um_gate_leave(r);
@@ -107,7 +107,7 @@ bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bo
     um_frame_id id = claim_run(w, r, page, end, patient, &memory);
     uint64_t n = id == UM_NIL ? 1 : w->pager->frames[id].count;
     if (id != UM_NIL)
-      *filled += fill_run(w, r, id);
+      *filled += fill_run(w, r, id, !patient);
     page += n;
   }
   return memory;

@@ -107,7 +107,7 @@ bool um_prefetch_batch(um_worker *w, um_region *r, const uint64_t *pages, uint32
       um_error error;
       atomic_store(&r->no_batch, true);
       for (uint32_t i = 0; i < k.count; i++) {
-        k.reads[i].code = um_fill_read(w, r, k.reads[i].offset, k.reads[i].buffer, k.reads[i].length, &error);
+        k.reads[i].code = um_fill_read(w, r, k.reads[i].offset, k.reads[i].buffer, k.reads[i].length, UM_TRIES, &error);
         ended(&batch, &k.reads[i]);
       }
     } else {

@@ -68,7 +68,7 @@ static void leave_chunk(um_region *r, um_frame *f) {
 static void drop_bytes(um_region *r, um_frame *f) {
   um_pager *p = r->pager;
   if (is_single(r, f)) {
-    madvise((void *)bytes_of(p, f), um_page_memory(r, f->page), MADV_DONTNEED);
+    um_pool_drop(p, bytes_of(p, f), um_page_memory(r, f->page));
     leave_chunk(r, f);
   } else {
     um_pool_put_full(p, f->chunk);
@@ -109,9 +109,9 @@ static int move_in(um_region *r, um_frame_id id, bool *exposed) {
     atomic_store(&f->opened, true);
     atomic_store(&f->blocks, UM_BLOCKS_ALL);
   }
-  int code = um_uffd_move(p->uffd, um_page_address(r, first), from, memory, &moved);
+  int code = um_memory_move(r, um_page_address(r, first), from, memory, &moved);
   if (code) {
-    if (moved && um_uffd_move(p->uffd, from, um_page_address(r, first), moved, NULL))
+    if (moved && um_memory_move(r, from, um_page_address(r, first), moved, NULL))
       um_fatal("memory that was moved into a region could not be moved back");
     *exposed |= moved && r->writable;
     return code;
