@@ -17,12 +17,13 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python stress bench-sort bench-targets packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy stress bench-sort bench-targets packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
 	@echo 'make test              linters, types, the tests of the engine and of the package'
 	@echo 'make test-python       the tests of the package alone                          (PYTEST="-k flush")'
+	@echo 'make test-python-copy  those that page, where pages are copied and not moved'
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
@@ -57,6 +58,13 @@ test-engine-tsan: packages
 
 test-python: .venv-test/installed
 	.venv-test/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+	$(if $(PYTEST),,$(MAKE) test-python-copy)
+
+# Again what pages in and out, by copying: kernels before 6.8 have nothing else. Not the tests whose subject is the
+# process, its end and its descriptors, which are the same.
+test-python-copy: .venv-test/installed
+	UMAPPY_MECHANISM=copy .venv-test/bin/pytest -n $(JOBS) --dist worksteal --stress-seconds 2 tests/region \
+	  $(addprefix tests/process/test_,fork.py memory.py mlock.py) $(PYTEST)
 
 # Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
 bench-sort: .venv/installed

@@ -170,7 +170,7 @@ def test_doctor_tells_of_ways_features_and_defaults(capsys: pytest.CaptureFixtur
         ("how large runs get into memory", r"(copy|move) \(.*\)"),
         (r"many reads from one thread \(io_uring\)", "(works|no: .*)"),
     ]:
-        assert re.search(rf"^{setting} +{value if '|' in value else re.escape(value)}$", said, re.M), setting
+        assert re.search(rf"^{setting} +{value if '|' in value else re.escape(value)}$", said, re.MULTILINE), setting
     assert said.count("works") >= 1
 
 
@@ -182,7 +182,7 @@ def test_doctor_tells_settings_from_the_environment(
     assert run("doctor") == 0
     said = capsys.readouterr().out
     for value in ("copy (copy)", "s3fifo", "64 KiB", "switched off"):
-        assert re.search(rf" {re.escape(value)}$", said, re.M), value
+        assert re.search(rf" {re.escape(value)}$", said, re.MULTILINE), value
 
 
 def test_doctor_where_nothing_works_names_the_fix(

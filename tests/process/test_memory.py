@@ -148,7 +148,7 @@ start = time.monotonic()
 assert array[::2 << 20].max() == 0
 took = time.monotonic() - start
 stats, tables = pager.stats(), read_status("VmPTE")[0]
-assert stats.read_faults == {size >> 21}
+assert {size >> 21} <= stats.read_faults <= {(size >> 21) * 21 // 20}  # a reader held up finds its page gone
 assert stats.peak_used <= {memory}
 grown = sum(read_status("VmRSS", "VmPTE")) - before
 assert grown <= stats.used + SLACK + {staying}, (grown, stats)

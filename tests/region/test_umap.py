@@ -231,9 +231,7 @@ def test_budget_too_small_leaves_a_given_store_open(path: Path, make_pager: Make
         assert store.read_into(0, bytearray(1)) in (None, 1)
 
 
-def test_page_size_auto_is_4_kib_under_any_budget(
-    map_store: MapStore, make_pager: MakePager, path: Path
-) -> None:
+def test_page_size_auto_is_4_kib_under_any_budget(map_store: MapStore, make_pager: MakePager, path: Path) -> None:
     chosen = [
         map_store(path, page_size="auto", pager=make_pager(page_size)).page_size
         for page_size in (4096, 16384, 65536, 1 << 20)

@@ -11,9 +11,9 @@ import numpy as np
 
 from umappy import limits
 from umappy._engine import ffi, lib
+from umappy._umap import PAGE_SIZE_AUTO
 from umappy.cli.table import print_table
 from umappy.config import config
-from umappy._umap import PAGE_SIZE_AUTO
 from umappy.errors import UffdUnavailableError, UmapError
 from umappy.pager import Pager
 from umappy.sizes import format_size
