@@ -23,7 +23,7 @@ def test_config_nothing_set_gives_defaults(config: Config) -> None:
     assert config.memory == 500
     assert (config.page_size, config.direct, config.uffd) == ("auto", "auto", "auto")
     assert config.timeout_seconds == 10.0
-    assert config.fillers >= 1
+    assert config.fillers == "auto"
     assert config.evictors >= 1
     assert os.path.isdir(config.temp_dir)
 

@@ -195,7 +195,8 @@ class Config:
     memory = Setting[int, SupportsIndex | str](read_memory, limits.default_memory)
     """The budget in bytes; set as int, "4GiB" or "auto", half of what the cgroup or the machine can give (default)."""
     fillers = Setting[Fillers, SupportsIndex | str](read_fillers, lambda: "auto")
-    """Threads that fill pages, or "auto": by the budget, from 8 to 32. One of them waits for faults, so n of them read n - 1 pages at once; one does both."""
+    """Threads that fill pages, or "auto": by the budget, from 8 to 32. One of them waits for faults, so n of them read
+    n - 1 pages at once; one does both."""
     evictors = Setting[int, SupportsIndex](read_count(1, EVICTORS_MAX), lambda: EVICTORS_DEFAULT)
     """Threads that evict pages."""
     page_size = Setting[PageSize, SupportsIndex | str](read_page_size, lambda: "auto")

@@ -130,7 +130,7 @@ def test_advice_for_an_array_over_the_region_is_for_its_memory(region: umappy.Re
 def test_advice_dontneed_of_slices_writes_dirty_pages_first(region: umappy.Region) -> None:
     region[0], region[5 * PAGE] = 1, 2
     region.advise("dontneed", [slice(0, 1), slice(5 * PAGE, 5 * PAGE + 1)])
-    assert resident(region) == []
+    assert not {0, 5} & set(resident(region))
     assert (region[0], region[5 * PAGE]) == (1, 2)
 
 
