@@ -33,10 +33,11 @@ RESERVE_SLICE_MS = 100
 class Pager:
     """A budget of memory, and native threads that fill and evict the pages of its regions within it.
 
-    `memory` is the budget: bytes, "4GiB" or "auto" (half of what the cgroup or the machine can give). Everything of the
-    pager's that is resident counts: pages, buffers, page tables, bookkeeping. `fillers` threads read pages ("auto": 8 to
-    32, by the budget), `evictors` threads write them back. Eviction starts when less than `low_water` bytes of the budget are free and
-    stops at `high_water`. `timeout_seconds` bounds how long a failing store is retried and a fault waits for memory.
+    `memory` is the budget: bytes, "4GiB" or "auto" (half of what the cgroup or the machine can give). Everything of
+    the pager's that is resident counts: pages, buffers, page tables, bookkeeping. `fillers` threads read pages ("auto":
+    8 to 32, by the budget), `evictors` threads write them back. Eviction starts when less than `low_water` bytes of
+    the budget are free and stops at `high_water`. `timeout_seconds` bounds how long a failing store is retried and a
+    fault waits for memory.
 
     `policy` says which pages leave memory first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of the
     classes of `umappy.eviction` with its parameters. `mechanism` is "auto", "copy" or "move" (Linux 6.8). `trace` is a

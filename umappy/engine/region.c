@@ -13,6 +13,7 @@
 #define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
 #define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
 #define GAP_MAX (16u << 10)    /* strides up to this are read whole */
+#define READAHEAD_WAIT_NS 100000000u
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
   uint32_t low = 0, high = p->region_count;
@@ -120,10 +121,15 @@ static int make_readahead(um_region *r) {
       .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
       .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
   };
-  void *memory = um_memory_map(um_readahead_bytes());
-  if (!memory)
+  uint64_t bytes = um_round_up(um_readahead_bytes(), um_host_page);
+  if (um_memory_wait(p, bytes, atomic_load(&p->emergency), um_now_ns() + READAHEAD_WAIT_NS))
+    return 0; /* no memory for it: the region does without */
+  void *memory = um_memory_map(bytes);
+  if (!memory) {
+    um_budget_release(p, bytes);
     return -ENOMEM;
-  um_budget_charge(p, um_round_up(um_readahead_bytes(), um_host_page));
+  }
+  atomic_fetch_add(&p->overhead, bytes);
   r->readahead = um_readahead_init(memory, &limits);
   return 0;
 }
