@@ -196,6 +196,36 @@ def test_sort_of_part_of_a_region_leaves_the_rest(pager: umappy.Pager, tmp_path:
     assert np.fromfile(tmp_path / "data", np.int64).tobytes() == numbers.tobytes()
 
 
+def test_sort_of_an_array_off_its_alignment_sorts_it(pager: umappy.Pager, tmp_path: Path) -> None:
+    numbers = make_file(tmp_path / "numbers", 2 * MIB)
+    (tmp_path / "data").write_bytes(b"abc" + numbers.tobytes() + b"de")
+    with umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region:
+        umappy.sort(np.frombuffer(region, np.int64, len(numbers), 3))
+    assert (tmp_path / "data").read_bytes() == b"abc" + np.sort(numbers).tobytes() + b"de"
+
+
+def test_sort_of_what_was_written_and_not_flushed_sorts_that(pager: umappy.Pager, tmp_path: Path) -> None:
+    numbers = make_file(tmp_path / "data", 2 * MIB)
+    with umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region:
+        a = np.frombuffer(region, np.int64)
+        a[::5000] = numbers[::5000] = np.arange(len(numbers[::5000]))
+        umappy.sort(a)
+        assert a[: MIB // 4].tobytes() == np.sort(numbers)[: MIB // 4].tobytes()
+        del a
+    assert np.fromfile(tmp_path / "data", np.int64).tobytes() == np.sort(numbers).tobytes()
+
+
+def test_sort_goes_past_memory(tmp_path: Path) -> None:
+    numbers = make_file(tmp_path / "data", 8 * MIB)
+    with (
+        umappy.Pager(memory=16 * MIB) as pager,
+        umappy.umap(tmp_path / "data", mode="r+", pager=pager, page_size=4096) as region,
+    ):
+        umappy.sort(np.frombuffer(region, np.int64))
+        stats = pager.stats()
+    assert stats.fills + stats.prefetches < numbers.nbytes // 4096 // 8  # where partitions meet
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_sort_of_nothing_to_sort_copies_to_out(count: int) -> None:
     a, out = np.arange(7, 7 + count), np.zeros(count, np.int64)

@@ -174,9 +174,21 @@ def test_sorting_a_buffer_of_records_allocates_no_more_than_planned(columns: lis
     assert got.tobytes() == np.sort(a.reshape(-1).view(dtype)).tobytes()
 
 
+def spread(runs: list[NDArray[Any]], gap: int) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """The runs in a buffer, `gap` elements of rubbish between any two, and where in it they are."""
+    itemsize = runs[0].dtype.itemsize
+    pieces, parts, end = [], [], 0
+    for run in runs:
+        parts.append((end, end + run.nbytes))
+        pieces += [run.view(np.uint8), np.full(gap * itemsize, 0x5A, np.uint8)]
+        end += run.nbytes + gap * itemsize
+    return np.concatenate(pieces)[: end - gap * itemsize], parts
+
+
 @pytest.mark.parametrize("dtype", ["i8", ">i4", "f8", ">f4", "c16", "M8[s]", ">m8[ns]", "g", "i2", ">f2"])
 @pytest.mark.parametrize("first", [0, 160, 4096])
-def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int) -> None:
+@pytest.mark.parametrize("gap", [0, 3])
+def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int, gap: int) -> None:
     kind, counts = np.dtype(dtype), [7000, 0, 1, 4999, 8000]
     rng = np.random.default_rng(6)
     a = (rng.standard_normal(sum(counts)) * 1e3).astype("i8" if kind.kind in "mM" else kind).astype(kind)
@@ -185,7 +197,7 @@ def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int) ->
     runs = [np.sort(part) for part in np.split(a, ends[:-1])]
     ordering = make_ordering(kind, None)
     block = 1000 * kind.itemsize
-    done = ordering.merge(np.concatenate(runs).astype(kind).view(np.uint8), counts, block)
+    done = ordering.merge(*spread(runs, gap if ordering.merges_parts else 0), block)
     assert isinstance(done, MergedInBlocks) == (kind.itemsize > 2)
     sizes, space = [], np.empty(4096 + block, np.uint8)
     got = b""
@@ -197,10 +209,11 @@ def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int) ->
     assert_same_order(np.frombuffer(got, kind), sort_by_numpy(a))
 
 
-def test_merging_runs_with_more_equal_numbers_than_a_block_sorts_them_all() -> None:
+@pytest.mark.parametrize("gap", [0, 500])
+def test_merging_runs_with_more_equal_numbers_than_a_block_sorts_them_all(gap: int) -> None:
     runs = [np.sort(np.random.default_rng(seed).integers(0, 3, 10_000)) for seed in range(3)]
     ordering = make_ordering(np.dtype(np.int64), None)
-    done = ordering.merge(np.concatenate(runs).view(np.uint8), [10_000] * 3, 8 * 4000)
+    done = ordering.merge(*spread(runs, gap), 8 * 4000)
     assert not isinstance(done, MergedInBlocks)
     got = b"".join(chunk.tobytes() for chunk in done.chunks(0, 4096, np.empty(0, np.uint8)))
     assert got == np.sort(np.concatenate(runs)).tobytes()

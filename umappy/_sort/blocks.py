@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A run's part of a block is shorter than this only if that is all there is: calls would cost more than they move.
 PART_COUNT_MIN = 64
 SAMPLES_OF_A_BLOCK = 64
+# Moved at once within a buffer.
+MOVED_COUNT = 8192
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,35 @@ class MergedInBlocks:
             yield space[:filled]
 
 
-def find_cuts(numbers: NDArray[Any], counts: Sequence[int], block_count: int) -> list[list[int]] | None:
-    """Returns places that cut the sorted runs of `counts` numbers, one behind the other, into blocks.
+def close_gaps(numbers: NDArray[Any], parts: Sequence[tuple[int, int]]) -> int:
+    """Moves the parts of `numbers` to its beginning, one behind the other; returns how many numbers they are."""
+    count = 0
+    for start, stop in parts:
+        if start > count:
+            for at in range(start, stop, MOVED_COUNT):  # numpy copies what overlaps
+                end = min(stop, at + MOVED_COUNT)
+                numbers[count + at - start : count + end - start] = numbers[at:end]
+        count += stop - start
+    return count
+
+
+def find_cuts(numbers: NDArray[Any], parts: Sequence[tuple[int, int]], block_count: int) -> list[list[int]] | None:
+    """Returns places that cut the sorted runs, which are `parts` of `numbers`, into blocks.
 
     None if they would be larger than `block_count`, as with many equal numbers, or not worth it.
     """
-    edges = np.concatenate([[0], np.cumsum(counts)])
+    total = sum(stop - start for start, stop in parts)
     aim = block_count // 2
-    if len(numbers) < 4 * block_count or aim < PART_COUNT_MIN * len(counts):
+    if total < 4 * block_count or aim < PART_COUNT_MIN * len(parts):
         return None
-    samples = np.sort(numbers[:: max(1, aim // SAMPLES_OF_A_BLOCK)])
-    blocks = -(-len(numbers) // aim)
+    step = max(1, aim // SAMPLES_OF_A_BLOCK)
+    samples = np.concatenate([numbers[start + step // 2 : stop : step] for start, stop in parts])
+    samples.sort()
+    blocks = -(-total // aim)
     splitters = samples[np.arange(1, blocks) * len(samples) // blocks]
-    cuts = np.empty((blocks + 1, len(counts)), np.int64)
-    cuts[0], cuts[-1] = edges[:-1], edges[1:]
-    for run, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+    cuts = np.empty((blocks + 1, len(parts)), np.int64)
+    cuts[0], cuts[-1] = np.transpose(parts)
+    for run, (start, stop) in enumerate(parts):
         cuts[1:-1, run] = start + np.searchsorted(numbers[start:stop], splitters)
     if int((cuts[1:] - cuts[:-1]).sum(axis=1).max()) > block_count:
         return None

@@ -84,9 +84,8 @@ class Job:
         yield region.pager, memory
 
     def _sort(self, plan: Plan, pager: Pager, page_size: int, progress: SortProgress) -> None:
-        window = plan.window_bytes
-        source = ByteStream.over_array(self.source, window)
-        target = ByteStream.over_array(self.target, window)
+        source = ByteStream.over_array(self.source)
+        target = ByteStream.over_array(self.target)
         count, size = len(self.source), self.source.nbytes
         buffers = [make_buffer(plan.buffer_bytes) for _ in range(plan.workers)]
         setup = Setup(self.ordering, plan, buffers, progress)
@@ -94,13 +93,13 @@ class Job:
             make_runs(setup, source, target, count, is_last=True)
             return
         if plan.scratch is Scratch.MEMORY:
-            scratch = ByteStream.over_array(make_buffer(size), window)
+            scratch = ByteStream.over_array(make_buffer(size))
             merge_runs(setup, scratch, target, [make_runs(setup, source, scratch, count, is_last=False)], is_last=True)
             return
         folder = self.scratch_dir or find_folder(target.region or source.region)
         with contextlib.ExitStack() as current:
             region = current.enter_context(open_scratch(folder, size, pager, page_size))
-            scratch = ByteStream.over_region(region, window)
+            scratch = ByteStream.over_region(region)
             runs = make_runs(setup, source, scratch, count, is_last=False)
             for left in range(plan.passes - 1, -1, -1):
                 groups = [runs[start : start + plan.fan_in] for start in range(0, len(runs), plan.fan_in)]
@@ -109,7 +108,7 @@ class Job:
                     return
                 with contextlib.ExitStack() as following:
                     region = following.enter_context(open_scratch(folder, size, pager, page_size))
-                    merged = ByteStream.over_region(region, window)
+                    merged = ByteStream.over_region(region)
                     runs = merge_runs(setup, scratch, merged, groups, is_last=False)
                     current.close()
                     scratch = merged

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from umappy._sort.blocks import MergedInBlocks, find_cuts
+from umappy._sort.blocks import MergedInBlocks, close_gaps, find_cuts
 from umappy._sort.pieces import Piece, find_pieces
 
 WORD_BITS = 64
@@ -28,6 +28,7 @@ ROOM_MIN_BITS = 8
 RECORD_WORK_BYTES = 40
 
 Bytes = NDArray[np.uint8]
+Range = tuple[int, int]
 
 
 class SortedElements(Protocol):
@@ -49,6 +50,7 @@ class Ordering(Protocol):
     dtype: np.dtype[Any]  # of the elements, or one of the same size as which they are sorted
     key_dtype: np.dtype[Any]  # keys compare under np.sort and np.searchsorted as the elements do
     work_bytes: int  # bytes an element that `sort` allocates at most
+    merges_parts: bool  # `merge` takes runs that do not lie one behind the other
 
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
         """Returns the elements' keys, dtype `key_dtype`."""
@@ -56,9 +58,10 @@ class Ordering(Protocol):
     def sort(self, buffer: Bytes) -> SortedElements:
         """Sorts the elements in `buffer`, which may change, and which the result keeps using."""
 
-    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
-        """As `sort`, for a buffer of sorted runs of `counts` elements, except that the result has no `keys_at`.
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
+        """As `sort`, for a buffer of sorted runs: `parts` are their first bytes and those behind their last.
 
+        The runs lie in this order, from the buffer's first byte on. The result has no `keys_at`.
         `chunks` of the result then may use `block_bytes` more of its space than a chunk.
         """
 
@@ -141,6 +144,7 @@ class NumberOrdering:
         # numpy's radix sort, which is its stable sort of integers up to 16 bits, keeps a copy.
         self._radix = (dtype.kind in "biu" and dtype.itemsize <= 2) or self._is_half
         self.work_bytes = 2 * dtype.itemsize if self._radix else 0
+        self.merges_parts = not self._radix
 
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
         return elements.view(self.dtype).astype(self.key_dtype)
@@ -151,16 +155,19 @@ class NumberOrdering:
         self._decode(numbers)
         return SortedInPlace(self, buffer)
 
-    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
         if self._radix:
             return self.sort(buffer)
+        itemsize = self.dtype.itemsize
         numbers = self._encode(buffer)
-        cuts = find_cuts(numbers, counts, block_bytes // self.dtype.itemsize)
+        places = [(start // itemsize, stop // itemsize) for start, stop in parts]
+        cuts = find_cuts(numbers, places, block_bytes // itemsize)
         if cuts is not None:
             return MergedInBlocks(self, numbers, cuts, self._decode)
-        numbers.sort()
-        self._decode(numbers)
-        return SortedInPlace(self, buffer)
+        count = close_gaps(numbers, places)
+        numbers[:count].sort()
+        self._decode(numbers[:count])
+        return SortedInPlace(self, buffer[: count * itemsize])
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:
         return SortedInPlace(self, buffer)
@@ -205,6 +212,7 @@ class RecordOrdering:
     def __init__(self, dtype: np.dtype[Any], pieces: list[Piece]) -> None:
         self.dtype = dtype
         self.work_bytes = RECORD_WORK_BYTES
+        self.merges_parts = False
         self._pieces = pieces
         self._key_bytes = sum(piece.bits // 8 for piece in pieces)
         self.key_dtype = np.dtype(f"S{max(1, self._key_bytes)}")
@@ -221,7 +229,7 @@ class RecordOrdering:
             offset += size
         return keys.reshape(-1).view(self.key_dtype)
 
-    def merge(self, buffer: Bytes, counts: Sequence[int], block_bytes: int) -> SortedElements:
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
         return self.sort(buffer)
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from umappy._sort.cuts import Cutter, Partition
-from umappy._sort.keys import SortedElements
 from umappy._sort.output import Output
 from umappy._sort.runs import Run
 from umappy._sort.setup import Setup
@@ -48,26 +47,19 @@ class _Merger:
     def feed(self, groups: Iterable[tuple[Sequence[Run], Run]]) -> Iterator[Task]:
         for group, run in groups:
             for partition in Cutter(self.source, group, self.setup.ordering, self.check).cut(self.setup.plan.run_count):
-                self.source.prefetch_ranges(self._find_bytes(partition))
                 yield partition, run
 
     def work(self, task: Task, buffer: Bytes) -> None:
         partition, run = task
-        elements, space = self.setup.split(buffer, partition.count)
-        self.source.read(self._find_bytes(partition), elements, self.check)
-        done = self._merge(partition, elements)
-        if not self.output.is_result:
-            run.note_samples(partition.place, partition.count, done)
-        self.output.write(partition.place * self.setup.itemsize, done, space, self.check)
-
-    def _merge(self, partition: Partition, elements: Bytes) -> SortedElements:
-        ordering = self.setup.ordering
+        ordering, is_result = self.setup.ordering, self.output.is_result
+        may_spread = is_result and ordering.merges_parts
+        elements, parts = self.setup.gather(self.source, partition.ranges, buffer, self.check, may_spread=may_spread)
         if partition.is_sorted:
-            return ordering.accept_sorted(elements)
-        if self.output.is_result:
-            counts = [stop - start for start, stop in partition.ranges]
-            return ordering.merge(elements, counts, self.setup.plan.block_bytes)
-        return ordering.sort(elements)
-
-    def _find_bytes(self, partition: Partition) -> list[tuple[int, int]]:
-        return [(start * self.setup.itemsize, stop * self.setup.itemsize) for start, stop in partition.ranges]
+            done = ordering.accept_sorted(elements)
+        elif is_result:
+            done = ordering.merge(elements, parts, self.setup.plan.block_bytes)
+        else:
+            done = ordering.sort(elements)
+        if not is_result:
+            run.note_samples(partition.place, partition.count, done)
+        self.output.write(partition.place * self.setup.itemsize, done, self.setup.find_space(buffer), self.check)

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from umappy._sort.keys import Ordering
+from umappy._sort.stream import SECTOR_BYTES
 from umappy.errors import BudgetError
 from umappy.sizes import format_size
 
@@ -17,14 +18,19 @@ WORKERS_MAX = 8
 PIECE_BYTES = 128 << 10
 # Runs longer than this are not sorted or written faster, and a stop has to wait for them.
 RUN_BYTES = 256 << 20
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 2 << 20
 # Half of it is usual, and to stay in a processor's own cache.
 BLOCK_BYTES = 1 << 20
+# A page of scratch, as a rule.
+EDGE_BYTES = 64 << 10
 # Up to here one thread is as fast as several.
 SINGLE_BYTES = 16 << 20
 # Runs of a sort whose scratch is memory: enough to share out evenly and few enough to merge quickly.
 RUNS_IN_MEMORY_MAX = 64
+# Below that reading whole sectors costs more than another pass.
+PIECE_BYTES_MIN = 4 * SECTOR_BYTES
 RUN_COUNT_MIN = 16
+SLACK_BYTES = 1 << 20
 FAN_IN_MIN = 2
 
 
@@ -43,15 +49,18 @@ class Plan:
     scratch: Scratch
     workers: int
     private_bytes: int  # of the budget, for buffers, samples, and scratch in memory
-    buffer_bytes: int  # each worker's: elements, and the space below
-    space_bytes: int  # at its end, for a chunk and a block
+    buffer_bytes: int  # each worker's: elements, what reading whole blocks of files adds, and the space below
+    space_bytes: int  # at its end, for a chunk and a block; whole blocks of a file
     block_bytes: int  # gathered at once; at least an element
     chunk_bytes: int  # written at once; a multiple of the page unless pages are large for the budget
     run_count: int  # elements of a run, and of a partition at most
+    edge_step: int  # edges between runs are multiples of so many elements, as far as they are whole pages then
     sample_step: int  # every so many-th element of a run has its key kept
     fan_in: int  # runs merged at once
     passes: int  # merge passes
-    window_bytes: int  # how far a worker prefetches
+
+    def count_runs(self, count: int) -> int:
+        return _count_runs(count, self.run_count, self.edge_step)
 
 
 @dataclass(frozen=True)
@@ -90,22 +99,23 @@ def make_plan(task: Task) -> Plan:
 def _plan_single(task: Task) -> Plan | None:
     chunk = max(task.page_size, min(CHUNK_BYTES, task.size // 8))
     block = task.ordering.dtype.itemsize
-    space = chunk + block
-    if task.count * task.element_bytes + space > task.private:
+    space = _round_up(chunk + block)
+    buffer = _round_up(task.size + SECTOR_BYTES) + space
+    if task.count * task.ordering.work_bytes + buffer > task.private:
         return None
     return Plan(
         scratch=Scratch.NONE,
         workers=1,
-        private_bytes=task.count * task.element_bytes + space,
-        buffer_bytes=task.size + space,
+        private_bytes=task.count * task.ordering.work_bytes + buffer,
+        buffer_bytes=buffer,
         space_bytes=space,
         block_bytes=block,
         chunk_bytes=chunk,
         run_count=task.count,
+        edge_step=1,
         sample_step=task.count,
         fan_in=1,
         passes=0,
-        window_bytes=task.memory // 16,
     )
 
 
@@ -126,7 +136,7 @@ def _plan_in_region(task: Task) -> Plan:
         return plan
     itemsize = task.ordering.dtype.itemsize
     run_least = max(RUN_COUNT_MIN, -(-FAN_IN_MIN * task.scratch_page // itemsize))
-    least = 2 * (run_least * task.element_bytes + CHUNK_BYTES // 16 + itemsize) * 32 // 31
+    least = 2 * (run_least * task.element_bytes + CHUNK_BYTES // 32 + itemsize + 4 * SECTOR_BYTES) * 32 // 31
     raise BudgetError(
         f"memory is {format_size(task.memory)}: too little to sort elements of {itemsize} bytes through pages of "
         f"{format_size(task.page_size)}; give about {format_size(least + task.memory - max(0, task.private))}"
@@ -147,29 +157,50 @@ def _plan_buffers(task: Task, room: int, workers: int, scratch: Scratch, run_byt
     while chunk > 4096 and chunk > share // 16:
         chunk //= 2
     block = max(itemsize, min(chunk, BLOCK_BYTES))
-    space = chunk + block
-    run_count = min((share - space) // task.element_bytes, run_bytes_max // itemsize)
-    piece = max(task.scratch_page, min(PIECE_BYTES, share // 32))
+    space = _round_up(chunk + block)
+    # So that a merge can read each run's part in whole sectors: two for each, as far as that is little.
+    slack = _round_up(max(SECTOR_BYTES, min(share // 32, SLACK_BYTES)))
+    run_count = min((share - space - slack - SECTOR_BYTES) // task.element_bytes, run_bytes_max // itemsize)
+    piece = max(min(PIECE_BYTES_MIN, task.scratch_page), min(PIECE_BYTES, share // 48))
     fan_in = run_count * itemsize // piece if scratch is Scratch.REGION else RUNS_IN_MEMORY_MAX
     if run_count < RUN_COUNT_MIN or fan_in < FAN_IN_MIN:
         return None
-    runs = -(-task.count // run_count)
+    step = _find_edge_step(run_count, itemsize)
+    runs = _count_runs(task.count, run_count, step)
+    buffer = _round_up(run_count * itemsize) + slack + space
     passes = next(number for number in itertools.count(1) if fan_in**number >= runs)
     held = task.size if scratch is Scratch.MEMORY else 0
     return Plan(
         scratch=scratch,
         workers=workers,
-        private_bytes=workers * (run_count * task.element_bytes + space) + sample_bytes + held,
-        buffer_bytes=run_count * itemsize + space,
+        private_bytes=workers * (run_count * task.ordering.work_bytes + buffer) + sample_bytes + held,
+        buffer_bytes=buffer,
         space_bytes=space,
         block_bytes=block,
         chunk_bytes=chunk,
         run_count=run_count,
+        edge_step=step,
         sample_step=max(
             1, (64 << 10) // itemsize, -(-task.count * task.ordering.key_dtype.itemsize // max(1, sample_bytes))
         ),
         # The smallest with which as many passes do.
         fan_in=next(number for number in itertools.count(2) if number**passes >= runs),
         passes=passes,
-        window_bytes=max(task.page_size, task.memory // (32 * workers)),
     )
+
+
+def _round_up(size: int) -> int:
+    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
+
+
+def _find_edge_step(run_count: int, itemsize: int) -> int:
+    for size in (EDGE_BYTES, SECTOR_BYTES):
+        step = size // math.gcd(size, itemsize)
+        if step <= run_count // 64:
+            return step
+    return 1
+
+
+def _count_runs(count: int, run_count: int, step: int) -> int:
+    """Returns how many runs of about equal length, cut at multiples of `step`, hold at most `run_count` each."""
+    return -(-count // (run_count - step + 1))

@@ -45,8 +45,9 @@ def make_runs(setup: Setup, source: ByteStream, target: ByteStream, count: int, 
     `is_last`: `target` is the output, since one run holds everything.
     """
     # Runs of about equal length: a short last one would leave a thread idle.
-    number = -(-count // setup.plan.run_count)
-    edges = [count * index // number for index in range(number + 1)]
+    unit = setup.plan.edge_step
+    number = setup.plan.count_runs(count)
+    edges = [*(count * index // number // unit * unit for index in range(number)), count]
     step, key_dtype = setup.plan.sample_step, setup.ordering.key_dtype
     runs = [Run.empty(start, stop, step, key_dtype) for start, stop in itertools.pairwise(edges)]
     workers: Workers[Run] = Workers(setup.buffers, setup.progress.poll)
@@ -66,16 +67,10 @@ class _RunMaker:
     check: Callable[[], None]
 
     def feed(self, runs: Iterable[Run]) -> Iterator[Run]:
-        for run in runs:
-            self.source.prefetch_ranges([self._find_bytes(run)])
-            yield run
+        yield from runs
 
     def work(self, run: Run, buffer: Bytes) -> None:
-        elements, space = self.setup.split(buffer, run.stop - run.start)
-        self.source.read([self._find_bytes(run)], elements, self.check)
+        elements, _ = self.setup.gather(self.source, [(run.start, run.stop)], buffer, self.check)
         done = self.setup.ordering.sort(elements)
         run.note_samples(run.start, run.stop - run.start, done)
-        self.output.write(run.start * self.setup.itemsize, done, space, self.check)
-
-    def _find_bytes(self, run: Run) -> tuple[int, int]:
-        return run.start * self.setup.itemsize, run.stop * self.setup.itemsize
+        self.output.write(run.start * self.setup.itemsize, done, self.setup.find_space(buffer), self.check)

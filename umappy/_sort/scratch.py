@@ -34,6 +34,7 @@ def open_scratch(folder: str, size: int, pager: Pager, page_size: int) -> Iterat
         # The link opens the file itself, with or without a name, and anew, so that direct I/O can be asked for.
         region = umap(FileStore(f"/proc/self/fd/{file.fileno()}", "r+"), pager=pager, page_size=page_size)
         try:
+            region.advise("random")  # only where runs are cut is it looked at through memory
             yield region
         except BaseException as error:
             release_frames(error)

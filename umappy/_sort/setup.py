@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from umappy._sort.keys import Ordering
 from umappy._sort.output import Output
 from umappy._sort.plan import Plan
 from umappy._sort.progress import SortProgress
-from umappy._sort.stream import Bytes, ByteStream
+from umappy._sort.stream import Bytes, ByteStream, Range
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,36 @@ class Setup:
     def make_output(self, stream: ByteStream, *, is_result: bool) -> Output:
         return Output(stream, self.plan.chunk_bytes, self.progress, is_result)
 
-    def split(self, buffer: Bytes, count: int) -> tuple[Bytes, Bytes]:
-        """Returns the parts of a thread's buffer for `count` elements, and for writing them."""
-        return buffer[: count * self.itemsize], buffer[-self.plan.space_bytes :]
+    def find_space(self, buffer: Bytes) -> Bytes:
+        """Returns the part of a thread's buffer that elements are written through."""
+        return buffer[-self.plan.space_bytes :]
+
+    def gather(
+        self,
+        source: ByteStream,
+        ranges: Sequence[Range],
+        buffer: Bytes,
+        check: Callable[[], None],
+        *,
+        may_spread: bool = False,
+    ) -> tuple[Bytes, list[Range]]:
+        """Reads ranges of elements into `buffer`: returns its part that holds them, and where in it each of them is.
+
+        They lie one behind the other, unless there are several and `may_spread`.
+        """
+        size = self.itemsize
+        where = [(start * size, stop * size) for start, stop in ranges]
+        lengths = [stop - start for start, stop in where]
+        room = buffer[: -self.plan.space_bytes]
+        places = None
+        if (may_spread or len(ranges) == 1) and source.offset % self.ordering.dtype.alignment == 0:
+            places = source.spread(where, len(room))
+        if places is None:
+            total = sum(lengths)
+            source.read_packed(where, room[:total], self.find_space(buffer), check)
+            base, end, places = 0, total, [sum(lengths[:index]) for index in range(len(lengths))]
+        else:
+            source.read_spread(where, places, room, check)
+            base, end = places[0], places[-1] + lengths[-1]
+        parts = [(place - base, place - base + length) for place, length in zip(places, lengths, strict=True)]
+        return room[base:end], parts

@@ -185,6 +185,11 @@ void um_region_stats(um_region *region, um_stats *stats);
 int um_region_residency(um_region *region, uint64_t first, uint64_t count, uint8_t *out); /* UM_PAGE_... a page */
 int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, uint64_t length, uint32_t timeout_ms,
                         uint64_t *done);
+/* For who passes over much once: absent pages stay absent, their bytes go straight between store and buffer. Without a
+ * copy where offset and buffer are the same modulo 4096. A buffer that is written must not change meanwhile. */
+int um_region_read_through(um_region *region, uint64_t offset, void *buffer, uint64_t length, uint64_t *done);
+int um_region_write_through(um_region *region, uint64_t offset, const void *buffer, uint64_t length,
+                            uint32_t timeout_ms, uint64_t *done);
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
 int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
