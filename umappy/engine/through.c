@@ -45,7 +45,8 @@ static bool transfer(um_region *r, uint64_t at, char *buffer, uint64_t length, b
   um_worker self = {.pager = r->pager};
   um_error error;
   if (!write)
-    return um_fill_read(&self, r, at, buffer, length, &error) == 0; /* the fault that comes then tells of the error */
+    return um_fill_read(&self, r, at, buffer, length, UM_TRIES, &error) ==
+           0; /* the fault that comes then tells of the error */
   int code = um_writeback_piece(&self, r, at, buffer, length, &error);
   if (code || atomic_load(&r->write_backoff_ns))
     um_evict_note_write(r, code, &error);
