@@ -154,8 +154,15 @@ bool um_evict_one_clean(um_pager *p) {
   return false;
 }
 
+static bool is_standby_full(um_pager *p) {
+  pthread_mutex_lock(&p->frames_lock);
+  bool full = um_policy_standby_full(p->policy);
+  pthread_mutex_unlock(&p->frames_lock);
+  return full;
+}
+
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || (um_policy_standby_full(p->policy) && um_standby_reclaim_oldest(p, false)) ||
+  return um_pool_trim(p) || (is_standby_full(p) && um_standby_reclaim_oldest(p, false)) ||
          um_evict_one_clean(p) || um_standby_reclaim_oldest(p, false);
 }
 
@@ -418,7 +425,7 @@ uint64_t um_evict_batch(um_worker *w) {
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
   for (int i = 0;
-       i < 8 && um_policy_standby_full(p->policy) && um_budget_short(p) && um_standby_reclaim_oldest(p, false); i++)
+       i < 8 && um_budget_short(p) && is_standby_full(p) && um_standby_reclaim_oldest(p, false); i++)
     freed++;
   pick(w, &b);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);

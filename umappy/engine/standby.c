@@ -125,7 +125,8 @@ static int move_in(um_region *r, um_frame_id id, bool *exposed) {
 /* The run is FILLING and the caller's, memory for it is reserved; copied into place, protected. */
 static void copy_in(um_region *r, um_frame_id id, uint64_t touched, enum um_state state) {
   um_pager *p = r->pager;
-  um_frame copy = p->frames[id]; /* with its first page let go, the descriptor may be somebody else's */
+  const um_frame *f = &p->frames[id]; /* with its first page let go it may be somebody else's: */
+  um_frame copy = {.page = f->page, .count = f->count, .chunk = f->chunk, .slot = f->slot};
   uint64_t first = copy.page, count = copy.count, step = um_min(count, um_max(1, PIECE >> r->page_shift));
   uintptr_t from = bytes_of(p, &copy);
   p->frames[id].chunk = 0;
