@@ -103,7 +103,7 @@ def test_sort_of_more_than_one_merge_can_take_adds_a_pass(tmp_path: Path, monkey
     monkeypatch.setattr(job, "merge_runs", count_runs)
     numbers = make_file(tmp_path / "data", 8 * MIB // 8)
     with (
-        umappy.Pager(memory=768 * KIB, fillers=1, evictors=1) as pager,
+        umappy.Pager(memory=896 * KIB, fillers=1, evictors=1) as pager,
         umappy.umap(tmp_path / "data", mode="r+", pager=pager, page_size=4096) as region,
     ):
         umappy.sort(np.frombuffer(region, np.int64))
