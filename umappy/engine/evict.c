@@ -33,9 +33,8 @@ typedef struct batch {
   victim clean[BATCH], moving[BATCH];  /* EVICTING, inside their gates: to be dropped, to be moved out */
   victim leaving[BATCH], dirty[BATCH]; /* LEAVING, WRITING: these keep their gates from closing */
   victim kept[BATCH];                  /* EVICTING, inside their gates: to standby */
-  victim rested[BATCH];                /* LEAVING: to be written, then to standby */
   um_frame_id frames[LOOK];
-  uint32_t cleans, movings, leavings, dirties, kepts, rests, picked;
+  uint32_t cleans, movings, leavings, dirties, kepts, picked;
   uint64_t bytes, claimed; /* in all, and to be written */
   uint64_t now;
 } batch;
@@ -154,46 +153,28 @@ bool um_evict_one_clean(um_pager *p) {
   return false;
 }
 
-static bool is_standby_full(um_pager *p) {
-  pthread_mutex_lock(&p->frames_lock);
-  bool full = um_policy_standby_full(p->policy);
-  pthread_mutex_unlock(&p->frames_lock);
-  return full;
-}
-
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || (is_standby_full(p) && um_standby_reclaim_oldest(p, false)) ||
-         um_evict_one_clean(p) || um_standby_reclaim_oldest(p, false);
+  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || um_evict_one_clean(p) ||
+         um_standby_reclaim_oldest(p, UM_RECLAIM_SOME);
 }
 
-/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
- * touched again on standby only some are kept, to notice when that changes. */
-static bool is_worth_keeping(um_pager *p) {
-  if (++p->kept >= WORTH_RUNS) {
-    p->kept /= 2;
-    p->kept_hits /= 2;
-  }
-  return p->kept_hits * WORTH >= p->kept || p->kept % WORTH == 0;
-}
-
-/* frames_lock held. All of the run or nothing; it can be kept on standby. */
-static bool take_whole(um_pager *p, um_frame_id id, bool writes, batch *b) {
+/* frames_lock held. All of the run or nothing; it can be kept on standby. What should be, and does not fit the batch
+ * any more, waits for the next one: *full. */
+static bool take_whole(um_pager *p, um_frame_id id, batch *b, bool *full) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   uint32_t live = atomic_load(&f->live);
-  if (!r->moves || live != f->count || !um_policy_keeps(p->policy, id) || b->kepts == BATCH || b->rests == BATCH)
+  if (!r->moves || live != f->count || !um_policy_keeps(p->policy, id))
     return false;
   victim whole = {.region = r, .page = f->page, .count = live, .frame = id};
-  bool chunk = is_whole_chunk(&whole) && r->chunks;
-  if ((!chunk && (live != 1 || f->count << r->page_shift == UM_CHUNK)) || !is_worth_keeping(p) || !um_gate_enter(r))
+  if (!is_whole_chunk(&whole) || !r->chunks)
+    return false;
+  *full = b->kepts == BATCH;
+  if (*full || !um_gate_enter(r))
     return false;
   uint64_t n = um_run_take(r, f->page, live, UM_IN(UM_CLEAN), id, UM_EVICTING);
   if (n == live) {
     b->kept[b->kepts++] = whole;
-  } else if (live == 1 && writes && um_run_take(r, f->page, 1, UM_IN(UM_DIRTY), id, UM_LEAVING)) {
-    whole.dirty = true;
-    b->rested[b->rests++] = whole;
-    um_gate_leave(r);
   } else {
     if (n && (um_run_release(r, f->page, n, UM_CLEAN) & UM_WAITER))
       um_page_wake(r, f->page, n);
@@ -240,11 +221,14 @@ static void pick(um_worker *w, batch *b) {
       continue;
     bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns);
     uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
-    if (take_whole(p, id, writes && b->claimed < most, b)) {
+    bool full = false;
+    if (take_whole(p, id, b, &full)) {
       f->picked = true;
       b->frames[b->picked++] = id;
       continue;
     }
+    if (full)
+      break;
     if (move)
       note(b, r, b->moving, &b->movings,
            take(p, id, UM_IN(UM_CLEAN), UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
@@ -421,16 +405,14 @@ uint64_t um_evict_batch(um_worker *w) {
   um_pager *p = w->pager;
   batch b;
   uint64_t freed = 0;
-  b.cleans = b.movings = b.leavings = b.dirties = b.kepts = b.rests = b.picked = 0;
+  b.cleans = b.movings = b.leavings = b.dirties = b.kepts = b.picked = 0;
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
-  for (int i = 0;
-       i < 8 && um_budget_short(p) && is_standby_full(p) && um_standby_reclaim_oldest(p, false); i++)
+  while (freed < BATCH && um_budget_short(p) && um_standby_reclaim_oldest(p, UM_RECLAIM_FULL))
     freed++;
   pick(w, &b);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);
   qsort(b.leaving, b.leavings, sizeof *b.leaving, by_address);
-  qsort(b.rested, b.rests, sizeof *b.rested, by_address);
   qsort(b.dirty, b.dirties, sizeof *b.dirty, by_address);
   b.leavings = merge(b.leaving, b.leavings, UM_CHUNK);
   b.dirties = merge(b.dirty, b.dirties, w->staging_size);
@@ -439,7 +421,6 @@ uint64_t um_evict_batch(um_worker *w) {
   for (uint32_t i = 0; i < b.movings; i++)
     freed += drop_one(p, &b.moving[i], true);
   freed += leave(w, b.leaving, b.leavings);
-  freed += leave(w, b.rested, b.rests);
   for (uint32_t i = 0; i < b.dirties; i++) {
     um_region *r = b.dirty[i].region;
     um_gate_enter_wait(r);

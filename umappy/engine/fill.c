@@ -105,7 +105,7 @@ static bool reserve_kept(um_pager *p, uint64_t bytes) {
   for (int attempt = 0; attempt < 20; attempt++) {
     if (um_budget_try(p, bytes, 0))
       return true;
-    if (!um_memory_make(p) && !um_standby_reclaim_oldest(p, true))
+    if (!um_memory_make(p) && !um_standby_reclaim_oldest(p, UM_RECLAIM_FRESH_TOO))
       nanosleep(&pause, NULL);
   }
   return false;

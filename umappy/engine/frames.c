@@ -73,8 +73,6 @@ void um_frame_list_ahead(um_pager *p, um_frame_id id) {
 
 void um_frame_refault(um_pager *p, um_frame_id id) {
   pthread_mutex_lock(&p->frames_lock);
-  if (!atomic_load(&p->frames[id].ahead))
-    p->kept_hits++;
   um_policy_refault(p->policy, id);
   pthread_mutex_unlock(&p->frames_lock);
 }

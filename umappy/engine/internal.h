@@ -245,7 +245,6 @@ struct um_pager {
   uint32_t frames_made;     /* descriptors ever used; frames_lock */
   um_frame_id free_frames;  /* frames_lock */
   struct um_policy *policy; /* frames_lock */
-  uint32_t kept, kept_hits; /* runs moved out to standby lately, and touched there; frames_lock */
 
   pthread_mutex_t lock;
   pthread_cond_t work;            /* fillers wait here */
@@ -398,8 +397,13 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
 bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot); /* the policy knows of it already */
 void um_standby_forget(um_region *r, um_frame_id id);                              /* the region is being forgotten */
-bool um_standby_reclaim(um_region *r, uint64_t page);        /* the run of that page, now; false: not standby */
-bool um_standby_reclaim_oldest(um_pager *p, bool fresh_too); /* false: there is none */
+bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
+enum um_reclaim {
+  UM_RECLAIM_FULL,      /* as much as the policy wants gone before more is moved out */
+  UM_RECLAIM_SOME,      /* a few, whatever it wants */
+  UM_RECLAIM_FRESH_TOO, /* and also what was read ahead a moment ago */
+};
+bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how); /* false: there is none */
 
 /* evict.c, leave.c, writeback.c */
 bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */

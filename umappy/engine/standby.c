@@ -235,7 +235,7 @@ bool um_standby_reclaim(um_region *r, uint64_t page) {
 /* frames_lock held. Up to RECLAIMED single pages, or one chunk, in the order of the policy; each inside its gate. What
  * was read ahead a moment ago is about to be used: dirty pages that are being written give memory back sooner than
  * reading it again would. */
-static uint32_t take_oldest(um_pager *p, bool fresh_too, um_frame_id *ids) {
+static uint32_t take_oldest(um_pager *p, enum um_reclaim how, um_frame_id *ids) {
   uint32_t taken = 0;
   uint64_t now = um_now_ns();
   um_frame_id next;
@@ -244,11 +244,13 @@ static uint32_t take_oldest(um_pager *p, bool fresh_too, um_frame_id *ids) {
     um_frame *f = &p->frames[id];
     um_region *r = f->region;
     next = um_policy_standby_next(p->policy, id);
+    if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy))
+      break;
     bool single = is_single(r, f);
     if (!single && taken)
       break;
     bool fresh = atomic_load(&f->ahead) && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS;
-    if ((fresh && !fresh_too) || !um_gate_enter(r))
+    if ((fresh && how != UM_RECLAIM_FRESH_TOO) || !um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
     if (um_word_state(w) != UM_STANDBY || um_word_frame(w) != id || own(r, f->page, w, UM_EVICTING) != id) {
@@ -267,11 +269,11 @@ static uint32_t take_oldest(um_pager *p, bool fresh_too, um_frame_id *ids) {
   return taken;
 }
 
-bool um_standby_reclaim_oldest(um_pager *p, bool fresh_too) {
+bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how) {
   um_frame_id ids[RECLAIMED];
   struct iovec ranges[RECLAIMED];
   pthread_mutex_lock(&p->frames_lock);
-  uint32_t count = take_oldest(p, fresh_too, ids);
+  uint32_t count = take_oldest(p, how, ids);
   pthread_mutex_unlock(&p->frames_lock);
   for (uint32_t i = 0; i < count; i++) {
     const um_frame *f = &p->frames[ids[i]];
