@@ -19,7 +19,7 @@ EXPONENT = 1.1
 TIMES = 10
 """The data, in budgets."""
 MEMORY_MAX = 64 << 20
-READS_PER_PAGE = 24
+READS_PER_PAGE = 60
 """Reads for each 4 KiB page of the budget: what comes after the warm-up is a steady state."""
 WARM_PART = 3
 CHUNK = 1000

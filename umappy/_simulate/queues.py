@@ -245,7 +245,7 @@ class PolicyState:
 
     def keeps(self, run: Run) -> bool:
         """Tells whether a victim waits in standby."""
-        return self.has_standby and run.bytes >= self._standby_run
+        return self.has_standby and (run.count == 1 or run.bytes >= self._standby_run)
 
     def is_standby_full(self) -> bool:
         resident, standby = self._fullest(lambda g: g.has_resident), self._fullest(lambda g: g.has_standby)

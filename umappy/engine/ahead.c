@@ -116,7 +116,7 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
     UM_COUNT(r, readahead, count);
     UM_COUNT(r, prefetches, count);
     um_frame_list_ahead(p, id);
-    um_standby_keep(r, id, chunk, 0);
+    um_standby_keep(r, id, chunk);
     /* Who faulted meanwhile sleeps until it is woken; woken now, it would only come back for what can be done here. */
     um_word word = um_page_load(r, first);
     if (wanted && um_word_state(word) == UM_STANDBY && um_standby_own(r, first, word) == id)

@@ -22,7 +22,7 @@
 
 #define BATCH 64 /* stretches of pages, clean and dirty each */
 #define LOOK 256 /* runs looked at for a batch */
-#define WORTH 16 /* fewer hits than one in so many runs kept on standby, and only one in so many is kept */
+#define WORTH 32 /* one in so many single pages on standby is touched there, or only one in so many is kept */
 #define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 #define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
@@ -158,6 +158,20 @@ bool um_memory_make(um_pager *p) {
          um_standby_reclaim_oldest(p, UM_RECLAIM_SOME);
 }
 
+/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
+ * touched again on standby only some are kept, to notice when that changes. */
+static bool is_worth_keeping(um_pager *p) {
+  if (p->kept >= WORTH_RUNS) {
+    p->kept /= 2;
+    p->kept_hits /= 2;
+  }
+  bool worth = p->kept < WORTH_RUNS / 4 || p->kept_hits * WORTH >= p->kept;
+  if (!worth && ++p->not_kept % WORTH)
+    return false;
+  p->kept++;
+  return true;
+}
+
 /* frames_lock held. All of the run or nothing; it can be kept on standby. What should be, and does not fit the batch
  * any more, waits for the next one: *full. */
 static bool take_whole(um_pager *p, um_frame_id id, batch *b, bool *full) {
@@ -167,10 +181,11 @@ static bool take_whole(um_pager *p, um_frame_id id, batch *b, bool *full) {
   if (!r->moves || live != f->count || !um_policy_keeps(p->policy, id))
     return false;
   victim whole = {.region = r, .page = f->page, .count = live, .frame = id};
-  if (!is_whole_chunk(&whole) || !r->chunks)
+  bool chunk = is_whole_chunk(&whole) && r->chunks;
+  if (!chunk && (live != 1 || !um_pool_slot(p, id, r->page_shift)))
     return false;
   *full = b->kepts == BATCH;
-  if (*full || !um_gate_enter(r))
+  if (*full || (!chunk && !is_worth_keeping(p)) || !um_gate_enter(r))
     return false;
   uint64_t n = um_run_take(r, f->page, live, UM_IN(UM_CLEAN), id, UM_EVICTING);
   if (n == live) {
@@ -225,6 +240,7 @@ static void pick(um_worker *w, batch *b) {
     if (take_whole(p, id, b, &full)) {
       f->picked = true;
       b->frames[b->picked++] = id;
+      next = um_policy_next(p->policy, 0);
       continue;
     }
     if (full)
@@ -247,11 +263,20 @@ static void pick(um_worker *w, batch *b) {
     if (b->bytes > bytes) {
       f->picked = true;
       b->frames[b->picked++] = id;
-      if (b->bytes - bytes >= (uint64_t)atomic_load(&f->live) << r->page_shift)
+      if (b->bytes - bytes >= (uint64_t)atomic_load(&f->live) << r->page_shift) {
         um_policy_evicted(p->policy, id);
+        next = um_policy_next(p->policy, 0);
+      }
     }
   }
   pthread_mutex_unlock(&p->frames_lock);
+}
+
+/* frames_lock held. The policy was told that it waits on standby, but it could not be moved out. */
+static bool is_put_back(const um_pager *p, um_frame_id id) {
+  const um_frame *f = &p->frames[id];
+  um_word w = um_page_load(f->region, f->page);
+  return um_word_frame(w) == id && UM_IN(um_word_state(w)) & (UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_WRITING));
 }
 
 /* Phase 6. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
@@ -259,7 +284,8 @@ static void settle(um_pager *p, const batch *b) {
   pthread_mutex_lock(&p->frames_lock);
   for (uint32_t i = 0; i < b->picked; i++) {
     um_frame *f = &p->frames[b->frames[i]];
-    bool stays = f->picked && atomic_load(&f->live) > 0 && !um_policy_in_standby(p->policy, b->frames[i]);
+    bool stays = f->picked && atomic_load(&f->live) > 0 &&
+                 (!um_policy_in_standby(p->policy, b->frames[i]) || is_put_back(p, b->frames[i]));
     f->picked = false;
     if (stays)
       um_frame_relist(p, b->frames[i]);

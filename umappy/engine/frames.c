@@ -20,7 +20,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
     f->page = f->touched = page;
     f->count = (uint32_t)count;
     f->offset = f->fault_ns = 0;
-    f->thread_id = f->thread_turn = f->chunk = f->slot = 0;
+    f->thread_id = f->thread_turn = f->chunk = 0;
     f->write = f->give_up = f->returns = f->claimed = false;
     atomic_store(&f->live, 0);
     atomic_store(&f->born_ns, 0);
@@ -73,6 +73,7 @@ void um_frame_list_ahead(um_pager *p, um_frame_id id) {
 
 void um_frame_refault(um_pager *p, um_frame_id id) {
   pthread_mutex_lock(&p->frames_lock);
+  p->kept_hits += p->frames[id].count == 1 && !atomic_load(&p->frames[id].ahead);
   um_policy_refault(p->policy, id);
   pthread_mutex_unlock(&p->frames_lock);
 }

@@ -78,8 +78,7 @@ typedef struct um_frame {
   um_frame_id prev;         /* frames_lock: the policy's queues; */
   um_frame_id next;         /* likewise, and the free list */
   um_frame_id queued_next;  /* pager->lock: demand or starved queue */
-  uint32_t chunk;           /* STANDBY: where its bytes are; the run's owner's, */
-  uint32_t slot;            /* and how many host pages into the chunk */
+  uint32_t chunk;           /* STANDBY, a chunk's length: where its bytes are; the run's owner's */
   uint8_t queue;            /* frames_lock, and so the next two: where the policy keeps it; 0: nowhere; policy.c */
   uint8_t heat;             /* proven hits it still has to its credit */
   uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
@@ -196,11 +195,12 @@ typedef struct um_pool {
   uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
   void *mapping, *fresh_mapping;
   uint64_t mapped;
-  uint32_t count;               /* chunks, numbered from 1 */
-  uint32_t *next;               /* lock: links of the lists */
-  _Atomic uint16_t *users;      /* small runs on standby in a chunk; standby.c */
-  _Atomic uint32_t empty, full; /* lock: heads of the lists; looked at without it */
-  _Atomic uint64_t idle;        /* bytes in FULL unused chunks: in the budget, and free for the asking */
+  uintptr_t slots;                   /* constant: where single pages wait; 0: nowhere */
+  uint64_t slots_mapped, slots_each; /* constant: bytes, in all and for each page size */
+  uint32_t count;                    /* chunks, numbered from 1 */
+  uint32_t *next;                    /* lock: links of the lists */
+  _Atomic uint32_t empty, full;      /* lock: heads of the lists; looked at without it */
+  _Atomic uint64_t idle;             /* bytes in FULL unused chunks: in the budget, and free for the asking */
 } um_pool;
 
 /* A run to read ahead. */
@@ -243,6 +243,8 @@ struct um_pager {
   uint64_t frames_mapped;   /* constant */
   uint32_t frame_capacity;  /* constant */
   uint32_t frames_made;     /* descriptors ever used; frames_lock */
+  uint32_t kept, kept_hits; /* single pages that went to standby, and that were touched there, lately; frames_lock */
+  uint32_t not_kept;        /* and that left directly, as that is seldom; frames_lock */
   um_frame_id free_frames;  /* frames_lock */
   struct um_policy *policy; /* frames_lock */
 
@@ -394,10 +396,10 @@ bool um_ahead_step(um_worker *w); /* pager->lock held; let go inside. False: not
 /* standby.c */
 um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
-bool um_standby_moves(const um_region *r, bool write); /* taken back by a system call, not by copying */
-void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot); /* the policy knows of it already */
-void um_standby_forget(um_region *r, um_frame_id id);                              /* the region is being forgotten */
-bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
+bool um_standby_moves(const um_region *r, bool write);              /* taken back by a system call, not by copying */
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk); /* the policy knows of it already */
+void um_standby_forget(um_region *r, um_frame_id id);               /* the region is being forgotten */
+bool um_standby_reclaim(um_region *r, uint64_t page);               /* the run of that page, now; false: not standby */
 enum um_reclaim {
   UM_RECLAIM_FULL,      /* as much as the policy wants gone before more is moved out */
   UM_RECLAIM_SOME,      /* a few, whatever it wants */

@@ -37,7 +37,7 @@ uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep) {
     return um_evict_drop(r, first, count);
   }
   if (keep != UM_NIL) {
-    um_standby_keep(r, keep, chunk, 0);
+    um_standby_keep(r, keep, chunk);
     return UM_CHUNK;
   }
   let_go(r, first, count);
@@ -107,11 +107,12 @@ static uint64_t move_all_out(um_pager *p, um_leaving *v, uint32_t count, uint32_
     um_region *r = v[i].region;
     if (v[i].dirty)
       um_gate_enter_wait(r);
-    if (!chunk) {
+    uintptr_t to = chunk ? um_pool_address(p, chunk) + used : um_pool_slot(p, v[i].frame, r->page_shift);
+    if (!to) {
       v[i].failed = -ENOBUFS;
       v[i].unmoved = true;
       put_back(&v[i], 0);
-    } else if (move_out(&v[i], um_pool_address(p, chunk) + used)) {
+    } else if (move_out(&v[i], to)) {
       used += um_run_memory(r, v[i].page, v[i].count);
     }
     if (v[i].dirty)
@@ -121,13 +122,11 @@ static uint64_t move_all_out(um_pager *p, um_leaving *v, uint32_t count, uint32_
 }
 
 /* Phase 3; inside the gate. */
-static void settle(um_pager *p, um_leaving *v, uint32_t chunk) {
-  if (v->frame == UM_NIL) {
+static void settle(um_leaving *v, uint32_t chunk) {
+  if (v->frame == UM_NIL)
     let_go(v->region, v->page, v->count);
-    return;
-  }
-  atomic_fetch_add(&p->pool.users[chunk], 1);
-  um_standby_keep(v->region, v->frame, chunk, (uint32_t)((v->at - um_pool_address(p, chunk)) / um_host_page));
+  else
+    um_standby_keep(v->region, v->frame, chunk);
 }
 
 /* Phases 2 and 3 of a dirty one. False: the store did not take it. */
@@ -140,7 +139,7 @@ static bool write_out(um_pager *p, um_worker *w, um_leaving *v, uint32_t chunk) 
   if (code == 0) {
     UM_COUNT(r, writes, v->count);
     atomic_store(&p->frames[um_word_frame(um_page_load(r, v->page))].blocks, 0);
-    settle(p, v, chunk);
+    settle(v, chunk);
   } else {
     put_back(v, um_run_memory(r, v->page, v->count));
     v->failed = code;
@@ -152,11 +151,9 @@ static bool write_out(um_pager *p, um_worker *w, um_leaving *v, uint32_t chunk) 
 }
 
 uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count) {
-  uint32_t chunk = um_pool_take_empty(p);
+  bool keep = v[0].frame != UM_NIL, slots = keep && um_run_memory(v[0].region, v[0].page, v[0].count) < UM_CHUNK;
+  uint32_t chunk = slots ? 0 : um_pool_take_empty(p);
   uint64_t out = move_all_out(p, v, count, chunk), gone = 0;
-  bool keep = v[0].frame != UM_NIL;
-  if (chunk)
-    atomic_store(&p->pool.users[chunk], 1); /* this thread, until all are settled */
   for (uint32_t i = 0; i < count; i++) {
     if (v[i].failed)
       continue;
@@ -164,15 +161,11 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
     if (v[i].dirty && !write_out(p, w, &v[i], chunk))
       continue;
     if (!v[i].dirty)
-      settle(p, &v[i], chunk);
+      settle(&v[i], chunk);
     gone += memory;
   }
-  if (!chunk)
-    return 0;
-  bool last = atomic_fetch_sub(&p->pool.users[chunk], 1) == 1;
-  if (keep) { /* who leaves it last gives it back */
-    if (last)
-      um_pool_put_empty(p, chunk);
+  if (!chunk || (keep && gone)) {
+    return gone;
   } else if (gone == UM_CHUNK) {
     um_pool_put_full(p, chunk);
     um_memory_freed(p);

@@ -51,7 +51,7 @@ enum um_state {
 #define UM_COPYING 0x80u   /* WRITING: the evictor is still copying it */
 #define UM_OPEN 0x200u     /* FILLING: writable memory may be in place already, so it counts as dirty */
 #define UM_LOST 0x100u     /* WRITING: dropped under us while it was being copied */
-#define UM_SINGLE 0x400u   /* STANDBY: a run of one page, in a chunk with others */
+#define UM_SINGLE 0x400u   /* STANDBY: a run of one page, in its slot */
 #define UM_FRAME_SHIFT 32
 
 static inline enum um_state um_word_state(um_word w) {

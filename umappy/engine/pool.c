@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
+#define SLOT_SHIFTS 9     /* page sizes that have slots: from a host page's to half a chunk's */
 #define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
 
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
@@ -27,6 +28,28 @@ static uintptr_t map(uint64_t bytes, void **mapping) {
   return address;
 }
 
+/* Descriptors in use are fewer than pages of the budget, but for threads that wait: the lowest numbers are used. */
+static int make_slots(um_pager *p) {
+  um_pool *pool = &p->pool;
+  pool->slots_each = um_round_up(p->memory + p->memory / 8, UM_CHUNK);
+  pool->slots_mapped = SLOT_SHIFTS * pool->slots_each;
+  void *slots = um_memory_map(pool->slots_mapped);
+  if (!slots)
+    return -ENOMEM;
+  pool->slots = (uintptr_t)slots;
+  um_budget_charge(p, um_round_up(p->memory / 512, um_host_page)); /* tables */
+  return um_uffd_register(p->uffd, pool->slots, pool->slots_mapped);
+}
+
+uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint32_t page_shift) {
+  const um_pool *pool = &p->pool;
+  uint32_t kind = page_shift - (uint32_t)__builtin_ctz(UM_PAGE_SIZE_MIN);
+  uint64_t end = ((uint64_t)id + 1) << page_shift;
+  return pool->slots && id != UM_NIL && kind < SLOT_SHIFTS && end <= pool->slots_each
+             ? pool->slots + kind * pool->slots_each + end - (1ull << page_shift)
+             : 0;
+}
+
 int um_pool_create(um_pager *p) {
   um_pool *pool = &p->pool;
   pthread_mutex_init(&pool->lock, NULL);
@@ -36,11 +59,12 @@ int um_pool_create(um_pager *p) {
   pool->next = calloc(most + 1, sizeof *pool->next);
   pool->address = map(pool->mapped, &pool->mapping);
   pool->fresh = map(UM_CHUNK, &pool->fresh_mapping);
-  pool->users = calloc(most + 1, sizeof *pool->users);
-  if (!pool->next || !pool->users || !pool->mapping || !pool->fresh_mapping)
+  if (!pool->next || !pool->mapping || !pool->fresh_mapping)
     return -ENOMEM;
   if (p->mechanism->moves) {
     int code = um_uffd_register(p->uffd, pool->address, pool->mapped);
+    if (code == 0)
+      code = make_slots(p);
     if (code)
       return code;
   }
@@ -49,15 +73,15 @@ int um_pool_create(um_pager *p) {
     pool->next[i] = pool->empty;
     pool->empty = i;
   }
-  um_budget_charge(p, (most + 1) * (sizeof *pool->next + sizeof *pool->users));
+  um_budget_charge(p, (most + 1) * sizeof *pool->next);
   return 0;
 }
 
 void um_pool_destroy(um_pager *p) {
   um_memory_unmap(p->pool.mapping, p->pool.mapped + UM_CHUNK);
   um_memory_unmap(p->pool.fresh_mapping, 2ull * UM_CHUNK);
+  um_memory_unmap((void *)p->pool.slots, p->pool.slots_mapped);
   free(p->pool.next);
-  free(p->pool.users);
 }
 
 static uint32_t pop(um_pool *pool, _Atomic uint32_t *list) {
@@ -137,6 +161,7 @@ uint32_t um_pool_take_full(um_pager *p) {
 void um_pool_unlock(um_pager *p) {
   munlock((void *)p->pool.address, p->pool.mapped);
   munlock((void *)p->pool.fresh, UM_CHUNK);
+  munlock((void *)p->pool.slots, p->pool.slots_mapped);
 }
 
 /* EINVAL: the user locked it. */
@@ -151,12 +176,15 @@ void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length) {
  * it lets go of the address space while it waits, and looks again at the mapping when it is woken. */
 bool um_pool_fault(um_pager *p, uintptr_t address) {
   um_pool *pool = &p->pool;
-  if (address - pool->address >= pool->mapped)
+  bool slot = address - pool->slots < pool->slots_mapped;
+  if (!slot && address - pool->address >= pool->mapped)
     return false;
   static const uint8_t zeros[1 << 16] __attribute__((aligned(4096)));
-  if (mlock2((void *)pool->address, pool->mapped, MLOCK_ONFAULT)) /* a debugger, say, that has no right to lock */
+  uintptr_t start = slot ? pool->slots : pool->address;
+  uint64_t length = slot ? pool->slots_mapped : pool->mapped;
+  if (mlock2((void *)start, length, MLOCK_ONFAULT)) /* a debugger, say, that has no right to lock */
     um_uffd_copy(p->uffd, address / um_host_page * um_host_page, zeros, um_host_page, false);
-  um_uffd_wake(p->uffd, pool->address, pool->mapped);
+  um_uffd_wake(p->uffd, start, length);
   return true;
 }
 

@@ -205,7 +205,8 @@ static void give_back(um_pager *p, um_region *r) {
   for (um_frame_id id = 1; id <= p->frames_made; id++) {
     if (p->frames[id].region != r)
       continue;
-    if (p->frames[id].chunk)
+    um_word w = um_page_load(r, p->frames[id].page);
+    if (um_word_state(w) == UM_STANDBY && um_word_frame(w) == id)
       um_standby_forget(r, id);
     um_frame_forget(p, id);
   }

@@ -2,10 +2,10 @@
  * yet; or they were moved out of a region and their memory is not needed yet. Touching one takes it back without I/O,
  * which proves that it was guessed right, or evicted wrongly: the access bit of the policies.
  *
- * A run on standby is whole: a chunk long and alone in its chunk, or a single page (UM_SINGLE) that shares one with
- * others. Who changes the word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING,
- * to give its memory to somebody else. The others follow, and the first page's word is the last to become STANDBY and
- * the last to become ABSENT.
+ * A run on standby is whole: a chunk long and in a chunk, or a single page (UM_SINGLE) in its slot. Who changes the
+ * word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING, to give its memory to
+ * somebody else. The others follow, and the first page's word is the last to become STANDBY and the last to become
+ * ABSENT.
  *
  * Race: fault against reclaim. Both want the first word; who comes second looks again: the page is then FILLING (a wake
  * comes) or ABSENT (it is read). Race: fault against the end of reading ahead: the page is FILLING, the fault leaves
@@ -50,38 +50,33 @@ static bool is_single(const um_region *r, const um_frame *f) {
   return f->count << r->page_shift != UM_CHUNK;
 }
 
-static uintptr_t bytes_of(const um_pager *p, const um_frame *f) {
-  return um_pool_address(p, f->chunk) + f->slot * um_host_page;
+static uintptr_t bytes_of(const um_region *r, um_frame_id id) {
+  const um_pager *p = r->pager;
+  uint32_t chunk = p->frames[id].chunk;
+  return chunk ? um_pool_address(p, chunk) : um_pool_slot(p, id, r->page_shift);
 }
 
 /* The run's memory is not in its chunk any more. */
-static void leave_chunk(um_region *r, um_frame *f) {
-  um_pager *p = r->pager;
-  uint32_t chunk = f->chunk;
+static void leave_chunk(um_pager *p, um_frame *f) {
+  if (f->chunk)
+    um_pool_put_empty(p, f->chunk);
   f->chunk = 0;
-  if (!is_single(r, f) || atomic_fetch_sub(&p->pool.users[chunk], 1) == 1)
-    um_pool_put_empty(p, chunk);
 }
 
 /* The run's bytes are not needed any more: a chunk serves again, the memory of a single page goes back to the
  * kernel; the budget is the caller's to tell. */
-static void drop_bytes(um_region *r, um_frame *f) {
-  um_pager *p = r->pager;
-  if (is_single(r, f)) {
-    um_pool_drop(p, bytes_of(p, f), um_page_memory(r, f->page));
-    leave_chunk(r, f);
-  } else {
-    um_pool_put_full(p, f->chunk);
-    f->chunk = 0;
-  }
+static void drop_bytes(um_region *r, uint32_t chunk, uintptr_t slot, uint64_t memory) {
+  if (chunk)
+    um_pool_put_full(r->pager, chunk);
+  else
+    um_pool_drop(r->pager, slot, memory);
 }
 
-void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk, uint32_t slot) {
+void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count;
   f->chunk = chunk;
-  f->slot = slot;
   atomic_store(&f->born_ns, um_now_ns());
   atomic_fetch_add(&p->standby_bytes, um_run_memory(r, first, count));
   if (is_single(r, f)) {
@@ -103,7 +98,7 @@ static int move_in(um_region *r, um_frame_id id, bool *exposed) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count), moved;
-  uintptr_t from = bytes_of(p, f);
+  uintptr_t from = bytes_of(r, id);
   if (r->writable) {
     um_run_open(r, first, count);
     atomic_store(&f->opened, true);
@@ -116,7 +111,7 @@ static int move_in(um_region *r, um_frame_id id, bool *exposed) {
     *exposed |= moved && r->writable;
     return code;
   }
-  leave_chunk(r, f);
+  leave_chunk(p, f);
   um_run_release(r, first, count, r->writable ? UM_DIRTY : UM_CLEAN);
   um_page_wake(r, first, count);
   return 0;
@@ -125,28 +120,31 @@ static int move_in(um_region *r, um_frame_id id, bool *exposed) {
 /* The run is FILLING and the caller's, memory for it is reserved; copied into place, protected. */
 static void copy_in(um_region *r, um_frame_id id, uint64_t touched, enum um_state state) {
   um_pager *p = r->pager;
-  const um_frame *f = &p->frames[id]; /* with its first page let go it may be somebody else's: */
-  um_frame copy = {.page = f->page, .count = f->count, .chunk = f->chunk, .slot = f->slot};
-  uint64_t first = copy.page, count = copy.count, step = um_min(count, um_max(1, PIECE >> r->page_shift));
-  uintptr_t from = bytes_of(p, &copy);
-  p->frames[id].chunk = 0;
+  um_frame *f = &p->frames[id]; /* with its pages let go it may be somebody else's, and its slot with it */
+  uint64_t first = f->page, count = f->count, step = um_min(count, um_max(1, PIECE >> r->page_shift));
+  uintptr_t from = bytes_of(r, id);
+  uint32_t chunk = f->chunk;
+  f->chunk = 0;
   for (uint64_t done = 0, at = (touched - first) / step * step; done < count; done += step, at = (at + step) % count) {
     uint64_t page = first + at, memory = um_run_memory(r, page, step);
     const void *bytes = (const void *)(from + (at << r->page_shift));
-    if (um_mechanism_place(r, um_page_address(r, page), bytes, memory, true) == 0) {
+    bool placed = um_mechanism_place(r, um_page_address(r, page), bytes, memory, true) == 0;
+    if (!chunk)
+      um_pool_drop(p, from, memory);
+    if (placed) {
       um_run_release(r, page, step, state);
       um_page_wake(r, page, step);
-      continue;
+    } else {
+      um_memory_drop(r, um_page_address(r, page), memory);
+      um_run_absent(r, page, step); /* read again, by who still wants it */
     }
-    um_memory_drop(r, um_page_address(r, page), memory);
-    um_run_absent(r, page, step); /* read again, by who still wants it */
-    um_budget_release(p, memory);
+    if (!placed || !chunk)
+      um_budget_release(p, placed || chunk ? memory : 2 * memory);
   }
-  drop_bytes(r, &copy);
-  if (is_single(r, &copy))
-    um_budget_release(p, um_page_memory(r, first));
-  else
+  if (chunk) {
+    um_pool_put_full(p, chunk);
     um_memory_freed(p);
+  }
 }
 
 bool um_standby_moves(const um_region *r, bool write) {
@@ -159,7 +157,8 @@ static void give_up(um_region *r, um_frame_id id) {
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count);
   bool single = is_single(r, f);
-  drop_bytes(r, f);
+  drop_bytes(r, f->chunk, bytes_of(r, id), memory);
+  f->chunk = 0;
   if (count > 1)
     um_run_absent(r, first + 1, count - 1);
   um_run_absent(r, first, 1);
@@ -263,6 +262,7 @@ static uint32_t take_oldest(um_pager *p, enum um_reclaim how, um_frame_id *ids) 
     else
       um_policy_evicted(p->policy, id);
     ids[taken++] = id;
+    next = um_policy_standby_next(p->policy, 0);
     if (!single || taken == RECLAIMED)
       break;
   }
@@ -277,7 +277,7 @@ bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how) {
   pthread_mutex_unlock(&p->frames_lock);
   for (uint32_t i = 0; i < count; i++) {
     const um_frame *f = &p->frames[ids[i]];
-    ranges[i].iov_base = (void *)bytes_of(p, f);
+    ranges[i].iov_base = (void *)bytes_of(f->region, ids[i]);
     ranges[i].iov_len = um_run_memory(f->region, f->page, f->count);
   }
   if (count > 1)
@@ -296,7 +296,8 @@ void um_standby_forget(um_region *r, um_frame_id id) {
   uint64_t memory = um_run_memory(r, f->page, f->count);
   atomic_fetch_sub(&p->standby_bytes, memory);
   bool single = is_single(r, f);
-  drop_bytes(r, f);
+  drop_bytes(r, f->chunk, bytes_of(r, id), memory);
+  f->chunk = 0;
   if (single)
     atomic_fetch_sub(&p->used, memory);
 }
