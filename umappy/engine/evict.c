@@ -17,6 +17,7 @@
 #include "page.h"
 #include "policy.h"
 #include "pool.h"
+#include "writeback.h"
 
 #include <sys/uio.h>
 
@@ -25,7 +26,6 @@
 #define WORTH 16 /* fewer hits than one in so many runs kept on standby, and only one in so many is kept */
 #define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
-#define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 typedef um_leaving victim;
 
@@ -331,40 +331,61 @@ void um_evict_note_write(um_region *r, int code, um_error *error) {
     um_error_record(r, error, 0);
 }
 
+static void note_run(um_writeback *b, int code, um_error *error) {
+  um_evict_note_write(b->region, code, error);
+  b->stop = code && code != -UM_EDROPPED;
+}
+
+static void begin(um_writeback *b, um_worker *w, um_region *r) {
+  um_writeback_begin(b, w, r, note_run, NULL);
+  b->stop = um_now_ns() < atomic_load(&r->write_backoff_ns); /* a run before failed */
+}
+
 /* The pages are WRITING and the caller's; inside the gate. Dirty neighbours are taken along. */
-static uint64_t write_and_drop(um_worker *w, um_region *r, uint64_t first, uint64_t count) {
-  bool evict[RUN_PAGES];
-  uint64_t limit = um_run_limit(r, w->staging_size), total = count;
-  um_error error = {0};
-  memset(evict, 1, count);
-  while (total < limit && first > 0 && um_writeback_claim(r, first - 1, 1)) {
-    memmove(evict + 1, evict, total);
-    evict[0] = false;
-    first--;
-    total++;
-  }
-  if (total < limit && first + total < r->page_count) {
-    uint64_t more = um_writeback_claim(r, first + total, um_min(limit - total, r->page_count - first - total));
-    memset(evict + total, 0, more);
-    total += more;
-  }
-  int code =
-      um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : um_writeback_run(w, r, first, total, &error);
-  uint64_t freed = um_writeback_finish(r, first, total, code, evict);
-  if (code != -ECANCELED) /* a run before this one failed */
-    um_evict_note_write(r, code, &error);
-  return freed;
+static void add_with_neighbours(um_writeback *b, uint64_t first, uint64_t count) {
+  um_region *r = b->region;
+  uint64_t before = 0, end = first + count;
+  if (um_writeback_room(b) < count)
+    um_writeback_send(b);
+  uint64_t room = um_writeback_room(b) - count;
+  while (before < room && before < first && um_writeback_claim(r, first - before - 1, 1))
+    before++;
+  if (before)
+    um_writeback_add(b, first - before, before, false);
+  um_writeback_add(b, first, count, true);
+  uint64_t after = um_writeback_claim(r, end, um_min(room - before, r->page_count - end));
+  if (after)
+    um_writeback_add(b, end, after, false);
 }
 
 /* It could not be moved: it has a hole, or is locked. */
 static uint64_t write_in_place(um_worker *w, const victim *v) {
   um_region *r = v->region;
+  um_writeback b;
   if (!um_gate_enter(r))
     return 0;
-  uint64_t n = um_writeback_claim(r, v->page, um_min(v->count, um_run_limit(r, w->staging_size)));
-  uint64_t freed = n ? write_and_drop(w, r, v->page, n) : 0;
+  begin(&b, w, r);
+  uint64_t n = um_writeback_claim(r, v->page, um_min(v->count, um_writeback_room(&b)));
+  if (n)
+    add_with_neighbours(&b, v->page, n);
+  um_writeback_send(&b);
   um_gate_leave(r);
-  return freed;
+  return b.freed;
+}
+
+/* Phase 5, of one region's, and all that follow in its; how many these are. */
+static uint32_t write_and_drop(um_worker *w, const victim *v, uint32_t count, uint64_t *freed) {
+  um_region *r = v->region;
+  um_writeback b;
+  uint32_t n = 0;
+  um_gate_enter_wait(r);
+  begin(&b, w, r);
+  for (; n < count && v[n].region == r; n++)
+    add_with_neighbours(&b, v[n].page, v[n].count);
+  um_writeback_send(&b);
+  um_gate_leave(r);
+  *freed += b.freed;
+  return n;
 }
 
 /* Phase 4. Neighbours are one stretch, moved and written together. The clean ones are inside their gates, and leave. */
@@ -372,7 +393,7 @@ static uint64_t leave(um_worker *w, victim *v, uint32_t count) {
   uint64_t freed = 0;
   for (uint32_t i = 0, n; i < count; i += n) {
     uint64_t bytes = 0;
-    for (n = 0; i + n < count; n++) {
+    for (n = 0; i + n < count && n < UM_LEAVING_MAX; n++) {
       uint64_t more = um_run_memory(v[i + n].region, v[i + n].page, v[i + n].count);
       if (bytes + more > UM_CHUNK)
         break;
@@ -421,12 +442,8 @@ uint64_t um_evict_batch(um_worker *w) {
   for (uint32_t i = 0; i < b.movings; i++)
     freed += drop_one(p, &b.moving[i], true);
   freed += leave(w, b.leaving, b.leavings);
-  for (uint32_t i = 0; i < b.dirties; i++) {
-    um_region *r = b.dirty[i].region;
-    um_gate_enter_wait(r);
-    freed += write_and_drop(w, r, b.dirty[i].page, b.dirty[i].count);
-    um_gate_leave(r);
-  }
+  for (uint32_t i = 0; i < b.dirties;)
+    i += write_and_drop(w, &b.dirty[i], b.dirties - i, &freed);
   settle(p, &b);
   return freed;
 }

@@ -4,6 +4,8 @@
 
 #include "internal.h"
 
+#define UM_LEAVING_MAX 64 /* a group */
+
 typedef struct um_leaving {
   um_region *region;
   uint64_t page, count;
@@ -15,8 +17,9 @@ typedef struct um_leaving {
   uintptr_t at;      /* where its bytes are while it is out */
 } um_leaving;
 
-/* All of them together fit a chunk; they are the caller's; inside the gates of the clean ones. Each ends ABSENT, or
- * back as it was with `failed` set. The worker may be NULL when none is dirty. Returns bytes given back. */
+/* At most UM_LEAVING_MAX, and all of them together fit a chunk; they are the caller's; inside the gates of the clean
+ * ones. Each ends ABSENT, or back as it was with `failed` set. The worker may be NULL when none is dirty. Returns bytes
+ * given back. */
 uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count);
 
 /* A chunk's length of clean pages, EVICTING, that never were writable; inside the gate. Returns bytes given back. */
