@@ -228,6 +228,16 @@ pthread_t rig_thread(void *(*run)(void *), void *argument) {
   return thread;
 }
 
+void *rig_touch_once(void *argument) {
+  rig_touch *t = argument;
+  if (t->value)
+    rig_write(t->rig, t->offset, t->value);
+  else
+    t->value = rig_read(t->rig, t->offset);
+  atomic_store(&t->ended, true);
+  return NULL;
+}
+
 bool rig_died(int status, int number) {
   if (number == 0)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;

@@ -80,6 +80,12 @@ void rig_heal(const rig *r);
 
 /* Threads */
 pthread_t rig_thread(void *(*run)(void *), void *argument);
+typedef struct rig_touch {
+  rig *rig;
+  uint64_t offset, value; /* value 0: it is read */
+  _Atomic bool ended;
+} rig_touch;
+void *rig_touch_once(void *touch); /* for rig_thread */
 uint64_t rig_random(uint64_t *state);
 
 /* A child process that runs `run` and must end by `signal` (0: exit status 0). */
