@@ -91,6 +91,8 @@ static um_store *open_store(rig *r, const char *path, const rig_options *o) {
     fprintf(stderr, "%s: %s\n", path, error.text);
     abort();
   }
+  if (o->ops)
+    store->ops = o->ops;
   if (o->faults) {
     um_fault_options none = {0};
     CHECK_EQUAL(um_fault_store_open(store, &none, &r->faults), 0);

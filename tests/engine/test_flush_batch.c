@@ -2,6 +2,7 @@
  * becomes of a write that fails, and of pages that are touched, dropped or closed meanwhile. The file store's own
  * write_batch is replaced by one that the test sees into. */
 #include "rig.h"
+#include "store_file.h"
 
 #define PAGE 4096u
 #define SCATTERED 300u
@@ -9,9 +10,9 @@
 static um_store_ops ops;
 static _Atomic uint32_t calls, writes, longest, changed;
 static _Atomic uint64_t bad_offset; /* the write that begins there fails with bad_code; UINT64_MAX: none */
-static int bad_code, refusal;
+static _Atomic int bad_code, refusal;
 static atomic_bool hold, held; /* the next batch stops before it writes; it has */
-static bool lingers;           /* that one returns a while after its last write ended */
+static atomic_bool lingers;    /* that one returns a while after its last write ended */
 
 static uint64_t hash(const um_batch *batch) {
   uint64_t h = 1469598103934665603u;
@@ -56,27 +57,26 @@ static int write_batch(um_store *store, um_batch *batch) {
   return 0;
 }
 
-static const um_store_ops *file_ops;
-static bool fails_alone_too; /* a write of bad_offset by itself, as well */
+static atomic_bool fails_alone_too; /* a write of bad_offset by itself, as well */
 
 static int write_alone(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error) {
   if (fails_alone_too && offset == atomic_load(&bad_offset))
     return um_error_set(error, -bad_code, UM_OP_WRITE, offset, length, "the test's device says no");
-  return file_ops->write(store, offset, buffer, length, error);
+  return um_file_store_ops.write(store, offset, buffer, length, error);
 }
 
 static void open_region(rig *r, const rig_options *options) {
-  rig_open(r, options);
-  file_ops = r->store->ops;
-  ops = *file_ops;
+  rig_options o = *options;
+  ops = um_file_store_ops;
   ops.write_batch = write_batch;
   ops.write = write_alone;
-  r->store->ops = &ops;
+  o.ops = &ops;
   calls = writes = longest = changed = 0;
   bad_offset = UINT64_MAX;
   bad_code = refusal = 0;
   hold = held = lingers = false;
   fails_alone_too = true;
+  rig_open(r, &o);
 }
 
 static void open_roomy(rig *r) { /* the last page is not whole */

@@ -405,7 +405,7 @@ enum um_reclaim {
 };
 bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how); /* false: there is none */
 
-/* evict.c, writeback_send.c */
+/* evict.c, evict_write.c, writeback_send.c */
 bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
 void um_evict_note_write(um_region *r, int code, um_error *error);
 bool um_evict_one_clean(um_pager *p);
