@@ -126,7 +126,8 @@ typedef struct leaving_group {
   um_write writes[UM_LEAVING_MAX];     /* their writes */
   uint32_t count, done;
   uint32_t chunk;
-  uint64_t gone; /* bytes */
+  um_region *inside; /* its gate is still held; NULL: none */
+  uint64_t gone;     /* bytes */
 } leaving_group;
 
 /* Inside the gate. */
@@ -180,10 +181,19 @@ static bool is_failing(const um_leaving *v) { /* a run before failed; who asked 
   return !v->error && um_now_ns() < atomic_load(&v->region->write_backoff_ns);
 }
 
+/* Race: close against the end of a batch. The last write keeps the gate until this thread has come back from the store,
+ * and of the last region until the memory is counted as free. */
+static void come_out(leaving_group *g) {
+  if (g->inside)
+    um_gate_leave(g->inside);
+  g->inside = NULL;
+}
+
 /* The first stretch, and all that follow in its region. How many to go on from. */
 static uint32_t write_out(leaving_group *g, um_worker *w, um_leaving *v, uint32_t count) {
   um_region *r = v->region;
   uint32_t n = 0;
+  come_out(g);
   g->count = g->done = 0;
   for (; n < count && v[n].region == r; n++) {
     um_leaving *one = &v[n];
@@ -204,7 +214,7 @@ static uint32_t write_out(leaving_group *g, um_worker *w, um_leaving *v, uint32_
   }
   if (g->count) {
     um_writeback_many(w, r, g->writes, g->count, write_ended, g);
-    um_gate_leave(r);
+    g->inside = r;
   }
   return n;
 }
@@ -217,6 +227,7 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
   g.pager = p;
   g.chunk = chunk;
   g.gone = 0;
+  g.inside = NULL;
   if (!chunk)
     return 0;
   atomic_store(&p->pool.users[chunk], 1); /* this thread, until all are settled */
@@ -239,5 +250,6 @@ uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count
       um_pool_put_empty(p, chunk);
     um_budget_release(p, g.gone);
   }
+  come_out(&g);
   return g.gone;
 }
