@@ -1,10 +1,10 @@
 /* Batches of writes of the file store: every byte in its place and durable with the next flush, errors kept apart, no
  * file made longer, the ordinary way where io_uring is refused, and a device that says nothing for long. */
 #define _GNU_SOURCE
-#include "calls.h"
 #include "check.h"
 #include "io_uring.h"
 #include "store.h"
+#include "two_files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,62 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BLOCK 4096u
-#define CALL_ENTER 426
-#define GETEVENTS 1u
-#define FIRST_SIZE (256u * BLOCK)
-#define SECOND_SIZE (512u * BLOCK + 1000u)
-#define SIZE (FIRST_SIZE + SECOND_SIZE)
 #define WRITES 300u
 
-static char folder[] = "/var/tmp/umappy-test-XXXXXX";
-static char paths[2][64];
-
-static _Atomic uint64_t entered;  /* calls of io_uring_enter */
-static atomic_bool device_hangs;  /* requests go to it, and none comes back */
-static atomic_bool enter_refused; /* by a filter that came later */
-
-static long see(long number, const long a[6]) {
-  if (number != CALL_ENTER)
-    return calls_real(number, a);
-  atomic_fetch_add(&entered, 1);
-  if (atomic_load(&enter_refused)) {
-    errno = EPERM;
-    return -1;
-  }
-  if (!atomic_load(&device_hangs))
-    return calls_real(number, a);
-  const long submit_only[6] = {a[0], a[1], 0, a[3] & ~(long)GETEVENTS};
-  calls_real(number, submit_only);
-  struct timespec pause = {0, 1000000};
-  nanosleep(&pause, NULL);
-  errno = ETIME;
-  return -1;
-}
-
-static void make_files(void) {
-  for (int i = 0; i < 2; i++) {
-    snprintf(paths[i], sizeof(paths[i]), "%s/%c", folder, 'a' + i);
-    uint64_t size = i == 0 ? FIRST_SIZE : SECOND_SIZE;
-    char *zeros = calloc(1, size);
-    int descriptor = open(paths[i], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    CHECK_EQUAL(write(descriptor, zeros, size), size);
-    CHECK_EQUAL(fsync(descriptor), 0);
-    close(descriptor);
-    free(zeros);
-  }
-}
-
 static um_store *open_files(int direct) {
-  um_file_part parts[2] = {{paths[0], UINT64_MAX}, {paths[1], UINT64_MAX}};
-  um_file_options options = {
-      .parts = parts, .part_count = 2, .writable = 1, .lock = 1, .direct = direct, .size = UINT64_MAX};
-  um_store *store = NULL;
-  um_error error;
-  if (um_file_store_open(&options, &store, &error) < 0)
-    fprintf(stderr, "%s\n", error.text);
-  CHECK(store);
-  return store;
+  return two_files_open(direct, true);
 }
 
 typedef struct plan {
@@ -83,22 +31,24 @@ typedef struct plan {
 
 static void note_end(um_batch *batch, um_write *write) {
   plan *p = batch->context;
-  CHECK(!atomic_load(&device_hangs)); /* the buffer is the device's, and it may still write it */
+  CHECK(!atomic_load(&ring_hangs)); /* the buffer is the device's, and it may still write it */
   p->told[write - batch->reads]++;
 }
 
 /* Pages far apart, for the most; among them runs, pieces of a page, one over the parts' border, and the tail. */
 static plan *make_plan(unsigned value) {
   plan *p = calloc(1, sizeof(*p));
-  p->expected = calloc(1, SIZE);
+  p->expected = malloc(SIZE);
+  for (uint64_t offset = 0; offset < SIZE; offset++)
+    p->expected[offset] = (char)two_files_byte(offset);
   CHECK_EQUAL(posix_memalign((void **)&p->memory, BLOCK, (uint64_t)WRITES * 2 * BLOCK), 0);
   for (uint32_t i = 0; i < WRITES; i++) {
     um_write *write = &p->writes[i];
-    uint64_t place = (uint64_t)(i * 7 % WRITES) * 2 * BLOCK;
+    uint64_t place = (uint64_t)(i * 7 % WRITES) * 4 * BLOCK;
     *write = (um_write){
         .offset = place, .length = BLOCK, .buffer = p->memory + (uint64_t)i * 2 * BLOCK, .error = &p->errors[i]};
-    if (place == FIRST_SIZE - 2 * BLOCK) { /* over the border */
-      write->offset += BLOCK;
+    if (place == FIRST_SIZE - 4 * BLOCK) { /* over the border */
+      write->offset += 3 * BLOCK;
       write->length = 2 * BLOCK;
     } else if (place == FIRST_SIZE) {
       write->offset += BLOCK;
@@ -129,7 +79,7 @@ static void check_files(const plan *p) {
   uint64_t at = 0;
   for (int i = 0; i < 2; i++) {
     uint64_t size = i == 0 ? FIRST_SIZE : SECOND_SIZE;
-    int descriptor = open(paths[i], O_RDONLY | O_CLOEXEC);
+    int descriptor = open(two_files_paths[i], O_RDONLY | O_CLOEXEC);
     CHECK_EQUAL(read(descriptor, bytes + at, size), size);
     CHECK_EQUAL(read(descriptor, bytes, 0), 0);
     struct stat status;
@@ -159,13 +109,13 @@ static void close_store(um_store *store) {
 }
 
 static void test_batch_of_many_writes_puts_each_in_its_place(void) {
-  make_files();
+  two_files_make();
   um_store *store = open_files(-1);
   plan *p = make_plan(3);
-  uint64_t before = atomic_load(&entered);
+  uint64_t before = atomic_load(&ring_entered);
   um_error error;
   CHECK_EQUAL(run_batch(store, &p->batch), 0);
-  CHECK(atomic_load(&entered) > before);
+  CHECK(atomic_load(&ring_entered) > before);
   CHECK_EQUAL(um_store_flush(store, &error), 0);
   check_all_ended(p);
   check_files(p);
@@ -174,13 +124,13 @@ static void test_batch_of_many_writes_puts_each_in_its_place(void) {
 }
 
 static void test_writes_that_fail_leave_the_others_alone_and_make_no_file_longer(void) {
-  make_files();
+  two_files_make();
   um_store *store = open_files(-1);
   plan *p = make_plan(5);
-  uint64_t end = FIRST_SIZE + 100 * BLOCK + 500;
+  uint64_t end = FIRST_SIZE + 300 * BLOCK + 500;
   uint32_t failed = 0;
   p->writes[100].offset = SIZE; /* past the store */
-  CHECK_EQUAL(truncate(paths[1], (off_t)(end - FIRST_SIZE)), 0);
+  CHECK_EQUAL(truncate(two_files_paths[1], (off_t)(end - FIRST_SIZE)), 0);
   CHECK_EQUAL(run_batch(store, &p->batch), 0);
   for (uint32_t i = 0; i < WRITES; i++) {
     um_write *write = &p->writes[i];
@@ -193,14 +143,14 @@ static void test_writes_that_fail_leave_the_others_alone_and_make_no_file_longer
   }
   CHECK(failed > 50 && failed < WRITES - 50);
   struct stat status;
-  CHECK_EQUAL(stat(paths[1], &status), 0);
+  CHECK_EQUAL(stat(two_files_paths[1], &status), 0);
   CHECK_EQUAL(status.st_size, end - FIRST_SIZE);
   free_plan(p);
   close_store(store);
 }
 
 static void test_store_that_writes_through_the_page_cache_takes_no_batch(void) {
-  make_files();
+  two_files_make();
   um_store *store = open_files(0);
   plan *p = make_plan(1);
   CHECK_EQUAL(run_batch(store, &p->batch), -EOPNOTSUPP);
@@ -221,16 +171,16 @@ static void test_ring_switched_off_takes_no_batch(void) {
 }
 
 static void test_filter_that_comes_later_sends_writes_the_ordinary_way(void) {
-  make_files();
+  two_files_make();
   um_store *store = open_files(-1);
   plan *p = make_plan(9);
   CHECK_EQUAL(um_io_uring_set(1), 0);
-  atomic_store(&enter_refused, true);
+  atomic_store(&ring_refused, true);
   CHECK_EQUAL(run_batch(store, &p->batch), 0);
   check_all_ended(p);
   check_files(p);
   CHECK_EQUAL(run_batch(store, &p->batch), -EOPNOTSUPP);
-  atomic_store(&enter_refused, false);
+  atomic_store(&ring_refused, false);
   CHECK_EQUAL(um_io_uring_set(-1), 0);
   free_plan(p);
   close_store(store);
@@ -240,20 +190,20 @@ static void *let_go_later(void *argument) {
   (void)argument;
   struct timespec pause = {0, 200000000};
   nanosleep(&pause, NULL);
-  atomic_store(&device_hangs, false);
+  atomic_store(&ring_hangs, false);
   return NULL;
 }
 
 /* Ten times as long as the batch's time-out, which is for reads. */
 static void test_device_that_hangs_is_waited_for(void) {
-  make_files();
+  two_files_make();
   um_store *store = open_files(-1);
   plan *p = make_plan(11);
   for (uint32_t i = 0; i < WRITES; i++) { /* what goes the ordinary way does not hang here */
     p->writes[i].offset = (uint64_t)i * 2 * BLOCK;
     p->writes[i].length = BLOCK;
   }
-  atomic_store(&device_hangs, true);
+  atomic_store(&ring_hangs, true);
   pthread_t helper;
   CHECK_EQUAL(pthread_create(&helper, NULL, let_go_later, NULL), 0);
   CHECK_EQUAL(run_batch(store, &p->batch), 0);
@@ -264,24 +214,14 @@ static void test_device_that_hangs_is_waited_for(void) {
 }
 
 int main(void) {
-  calls_instead = see;
-  CHECK(mkdtemp(folder));
-  make_files();
-  um_store *store = open_files(-1);
-  bool direct = um_file_store_is_direct(store);
-  close_store(store);
-  int refused = um_io_uring_probe();
+  bool deep = two_files_begin();
   test_store_that_writes_through_the_page_cache_takes_no_batch();
-  if (refused < 0 || !direct) {
-    fprintf(stderr, "NOT TESTED: batches: %s\n", direct ? strerror(-refused) : "no direct I/O here");
-  } else {
+  if (deep) {
     test_batch_of_many_writes_puts_each_in_its_place();
     test_writes_that_fail_leave_the_others_alone_and_make_no_file_longer();
     test_ring_switched_off_takes_no_batch();
     test_filter_that_comes_later_sends_writes_the_ordinary_way();
     test_device_that_hangs_is_waited_for();
   }
-  unlink(paths[0]);
-  unlink(paths[1]);
-  return rmdir(folder);
+  return two_files_end();
 }
