@@ -91,6 +91,8 @@ static um_store *open_store(rig *r, const char *path, const rig_options *o) {
     fprintf(stderr, "%s: %s\n", path, error.text);
     abort();
   }
+  if (o->ops)
+    store->ops = o->ops;
   if (o->faults) {
     um_fault_options none = {0};
     CHECK_EQUAL(um_fault_store_open(store, &none, &r->faults), 0);
@@ -226,6 +228,16 @@ pthread_t rig_thread(void *(*run)(void *), void *argument) {
   pthread_t thread;
   CHECK_EQUAL(pthread_create(&thread, NULL, run, argument), 0);
   return thread;
+}
+
+void *rig_touch_once(void *argument) {
+  rig_touch *t = argument;
+  if (t->value)
+    rig_write(t->rig, t->offset, t->value);
+  else
+    t->value = rig_read(t->rig, t->offset);
+  atomic_store(&t->ended, true);
+  return NULL;
 }
 
 bool rig_died(int status, int number) {

@@ -21,10 +21,11 @@ typedef struct rig_options {
   uint64_t skew;       /* bytes that the region's address lies behind a multiple of 2 MiB; 0: wherever it falls */
   bool read_only;
   bool readahead;
-  bool sparse;     /* no pattern: the file is a hole */
-  bool faults;     /* a fault store lies before the file store */
-  bool latch;      /* a latch lies before that */
-  um_pager *pager; /* not the rig's own; memory and threads are its */
+  bool sparse;             /* no pattern: the file is a hole */
+  bool faults;             /* a fault store lies before the file store */
+  bool latch;              /* a latch lies before that */
+  const um_store_ops *ops; /* in place of the file store's; NULL: its own */
+  um_pager *pager;         /* not the rig's own; memory and threads are its */
 } rig_options;
 
 typedef struct rig {
@@ -80,6 +81,12 @@ void rig_heal(const rig *r);
 
 /* Threads */
 pthread_t rig_thread(void *(*run)(void *), void *argument);
+typedef struct rig_touch {
+  rig *rig;
+  uint64_t offset, value; /* value 0: it is read */
+  _Atomic bool ended;
+} rig_touch;
+void *rig_touch_once(void *touch); /* for rig_thread */
 uint64_t rig_random(uint64_t *state);
 
 /* A child process that runs `run` and must end by `signal` (0: exit status 0). */

@@ -77,22 +77,6 @@ static bool moves(const scene *s) {
   for (uint64_t patience_ = now_ns() + 10000000000ull * SLOWER; !(condition); sleep_ms(1))                             \
   CHECK(now_ns() < patience_ && #condition)
 
-typedef struct touch {
-  rig *rig;
-  uint64_t offset, value; /* value 0: it is read */
-  _Atomic bool ended;
-} touch;
-
-static void *touch_once(void *argument) {
-  touch *t = argument;
-  if (t->value)
-    rig_write(t->rig, t->offset, t->value);
-  else
-    t->value = rig_read(t->rig, t->offset);
-  atomic_store(&t->ended, true);
-  return NULL;
-}
-
 static void touch_while_leaving(uint64_t page_size, bool fails) {
   scene s;
   set(&s, &(rig_options){.size = 8 * page_size, .page_size = page_size, .latch = true, .faults = true});
@@ -103,8 +87,8 @@ static void touch_while_leaving(uint64_t page_size, bool fails) {
   press_stop(&s);
   if (fails)
     rig_fail(&s.a, 1u << UM_OP_WRITE, ENOSPC, 1, 0);
-  touch reads = {.rig = &s.a, .offset = 8}, writes = {.rig = &s.a, .offset = page_size - 8, .value = 2};
-  pthread_t reader = rig_thread(touch_once, &reads), writer = rig_thread(touch_once, &writes);
+  rig_touch reads = {.rig = &s.a, .offset = 8}, writes = {.rig = &s.a, .offset = page_size - 8, .value = 2};
+  pthread_t reader = rig_thread(rig_touch_once, &reads), writer = rig_thread(rig_touch_once, &writes);
   if (moves(&s)) {
     sleep_ms(30);
     CHECK(!atomic_load(&reads.ended) && !atomic_load(&writes.ended));

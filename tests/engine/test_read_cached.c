@@ -1,13 +1,12 @@
 /* Reading what the page cache has already: never stale, never waiting, and next to nothing where there is nothing. */
 #define _GNU_SOURCE
+#include "calls.h"
 #include "check.h"
 #include "store.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -26,16 +25,7 @@ static _Atomic uint64_t asked;     /* calls of cachestat */
 static _Atomic uint64_t attempted; /* calls of preadv2 */
 static atomic_bool old_kernel;     /* it has no cachestat */
 
-long syscall(long number, ...) {
-  static long (*real)(long, ...);
-  long a[6] = {0};
-  va_list arguments;
-  va_start(arguments, number);
-  for (int i = 0; i < (number == SYS_preadv2 ? 6 : 5); i++)
-    a[i] = va_arg(arguments, long);
-  va_end(arguments);
-  if (!real)
-    real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+static long see(long number, const long a[6]) {
   if (number == CALL_CACHESTAT) {
     atomic_fetch_add(&asked, 1);
     if (atomic_load(&old_kernel)) {
@@ -43,7 +33,7 @@ long syscall(long number, ...) {
       return -1;
     }
   }
-  return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+  return calls_real(number, a);
 }
 
 ssize_t preadv2(int descriptor, const struct iovec *vectors, int count, off_t offset, int flags) {
@@ -307,6 +297,7 @@ static void test_tail_written_through_the_cache_is_read_from_it(void) {
 }
 
 int main(void) {
+  calls_instead = see;
   CHECK(mkdtemp(folder));
   snprintf(path, sizeof(path), "%s/a", folder);
   make_file();

@@ -177,35 +177,19 @@ static void test_standby_does_not_let_the_gate_close_while_it_is_being_read(void
   rig_end(&r);
 }
 
-typedef struct toucher {
-  rig *rig;
-  uint64_t offset, value; /* value 0: it is read */
-  _Atomic bool ended;
-} toucher;
-
-static void *touch(void *argument) {
-  toucher *t = argument;
-  if (t->value)
-    rig_write(t->rig, t->offset, t->value);
-  else
-    t->value = rig_read(t->rig, t->offset);
-  atomic_store(&t->ended, true);
-  return NULL;
-}
-
 static void fault_while_read(uint64_t page_size, bool read_only, int code) {
   rig r;
   open_rig(&r, page_size, read_only);
   uint64_t first = first_chunk(&r), at = first * page_size;
-  toucher t[3] = {{.rig = &r, .offset = at + UM_CHUNK / 2},
-                  {.rig = &r, .offset = at + 8, .value = read_only ? 0 : 5},
-                  {.rig = &r, .offset = at + UM_CHUNK - 8}};
+  rig_touch t[3] = {{.rig = &r, .offset = at + UM_CHUNK / 2},
+                    {.rig = &r, .offset = at + 8, .value = read_only ? 0 : 5},
+                    {.rig = &r, .offset = at + UM_CHUNK - 8}};
   pthread_t threads[3];
   latch_arm(r.latch, UM_OP_READ);
   ask(&r, first, pages_of(&r), false);
   latch_wait(r.latch);
   for (int i = 0; i < 3; i++)
-    threads[i] = rig_thread(touch, &t[i]);
+    threads[i] = rig_thread(rig_touch_once, &t[i]);
   sleep_ms(20);
   for (int i = 0; i < 3; i++)
     CHECK(!atomic_load(&t[i].ended));

@@ -2,12 +2,15 @@
  *
  * The policy (policy.h) says in which order runs leave, and whether they wait on standby first; one of which pages stay
  * (busy, written to while they were being written back, pinned) starts anew. Phases of a batch:
- *   0  give up what has been on standby long enough
- *   1  pick: in the policy's order, runs past their grace; clean pages become EVICTING, dirty ones LEAVING where they
- * can be moved out, else WRITING 2  sort by address 3  drop the clean ones, all by one call where the kernel can:
- * memory comes free at once. Whole chunks are moved out and serve again as they are 4  move out what was ever writable,
- * and write what of it is dirty (leave.c) 5  where that cannot be, write the dirty ones, taking dirty neighbours along,
- * and drop those that stayed clean 6  settle: runs that kept pages begin anew
+ *
+ *   1. pick: in the policy's order, what has been on standby long enough, and runs past their grace; clean pages become
+ *      EVICTING, dirty ones LEAVING where they can be moved out, else WRITING
+ *   2. give up what was on standby: its memory comes free at once
+ *   3. sort by address, and drop the clean ones, all by one call where the kernel can. Whole chunks are moved out and
+ *      serve again as they are
+ *   4. move out what was ever writable, and write what of it is dirty (leave.c)
+ *   5. where that cannot be, write the dirty ones, taking dirty neighbours along, and drop those that stayed clean
+ *   6. settle: runs that kept pages begin anew
  *
  * A run is marked as picked while an evictor works on it. The policy is told at once that it left, if all of it was
  * taken. */
@@ -25,7 +28,6 @@
 #define WORTH 32 /* one in so many single pages on standby is touched there, or only one in so many is kept */
 #define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
-#define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 typedef um_leaving victim;
 
@@ -34,6 +36,8 @@ typedef struct batch {
   victim leaving[BATCH], dirty[BATCH]; /* LEAVING, WRITING: these keep their gates from closing */
   victim kept[BATCH];                  /* EVICTING, inside their gates: to standby */
   um_frame_id frames[LOOK];
+  um_frame_id giving_up[UM_STANDBY_TAKEN]; /* EVICTING, inside their gates: from standby */
+  uint32_t given_up;
   uint32_t cleans, movings, leavings, dirties, kepts, picked;
   uint64_t bytes, claimed; /* in all, and to be written */
   uint64_t now;
@@ -196,7 +200,6 @@ static bool take_whole(um_pager *p, um_frame_id id, batch *b, bool *full) {
     um_gate_leave(r);
     return false;
   }
-  b->bytes += live << r->page_shift;
   um_policy_standby(p->policy, id);
   return true;
 }
@@ -221,53 +224,77 @@ static uint64_t note(batch *b, const um_region *r, const victim *v, uint32_t *co
   return bytes;
 }
 
-/* Phase 1. A dirty run whose store is failing goes to the young end, or clean ones behind it would never be looked at.
- */
+/* frames_lock held. What the policy wants gone before more is moved out. */
+static bool pick_standby(um_pager *p, batch *b) {
+  um_frame_id id = b->given_up < UM_STANDBY_TAKEN ? um_standby_take(p, UM_RECLAIM_FULL) : UM_NIL;
+  if (id == UM_NIL)
+    return false;
+  const um_frame *f = &p->frames[id];
+  b->giving_up[b->given_up++] = id;
+  b->bytes += um_run_memory(f->region, f->page, f->count);
+  return true;
+}
+
+enum picked { PASSED, TAKEN, BATCH_FULL };
+
+/* frames_lock held. A dirty run whose store is failing goes to the young end, or clean ones behind it would never be
+ * looked at. TAKEN: the policy has moved it, and is to be asked anew. */
+static enum picked pick_one(um_worker *w, batch *b, um_frame_id id) {
+  um_pager *p = w->pager;
+  um_frame *f = &p->frames[id];
+  um_region *r = f->region;
+  if (f->picked || !um_frame_aged(p, f, b->now))
+    return PASSED;
+  bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns), full = false;
+  uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
+  if (take_whole(p, id, b, &full)) {
+    f->picked = true;
+    b->frames[b->picked++] = id;
+    return TAKEN;
+  }
+  if (full)
+    return BATCH_FULL;
+  if (move)
+    note(b, r, b->moving, &b->movings,
+         take(p, id, UM_IN(UM_CLEAN), UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
+  note(b, r, b->clean, &b->cleans,
+       take(p, id, move ? UM_IN(UM_FAILED) : CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans,
+            BATCH - b->cleans));
+  if (!writes && has_dirty(p, id)) {
+    um_frame_relist(p, id);
+    return TAKEN;
+  }
+  bool claims = writes && b->claimed < CLAIM_RUNS * w->staging_size;
+  if (claims && r->moves)
+    b->claimed += note(b, r, b->leaving, &b->leavings,
+                       take(p, id, UM_IN(UM_DIRTY), UM_LEAVING, limit, b->leaving + b->leavings, BATCH - b->leavings));
+  else if (claims)
+    b->claimed += note(b, r, b->dirty, &b->dirties,
+                       take(p, id, UM_IN(UM_DIRTY), UM_WRITING, limit, b->dirty + b->dirties, BATCH - b->dirties));
+  if (b->bytes == bytes)
+    return PASSED;
+  f->picked = true;
+  b->frames[b->picked++] = id;
+  if (b->bytes - bytes < (uint64_t)atomic_load(&f->live) << r->page_shift)
+    return PASSED;
+  um_policy_evicted(p->policy, id);
+  return TAKEN;
+}
+
+/* Phase 1. */
 static void pick(um_worker *w, batch *b) {
   um_pager *p = w->pager;
-  uint64_t target = um_budget_short(p), most = CLAIM_RUNS * w->staging_size;
+  uint64_t target = um_budget_short(p);
+  um_frame_id id = UM_NIL;
+  enum picked picked = TAKEN;
   pthread_mutex_lock(&p->frames_lock);
-  um_frame_id id = um_policy_next(p->policy, 0), next;
-  for (int looked = 0; id != UM_NIL && looked < LOOK && b->bytes < target; looked++, id = next) {
-    um_frame *f = &p->frames[id];
-    um_region *r = f->region;
-    next = um_policy_next(p->policy, id);
-    if (f->picked || !um_frame_aged(p, f, b->now))
+  for (int looked = 0; looked < LOOK && b->bytes < target && picked != BATCH_FULL; looked++) {
+    if (pick_standby(p, b))
       continue;
-    bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns);
-    uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
-    bool full = false;
-    if (take_whole(p, id, b, &full)) {
-      f->picked = true;
-      b->frames[b->picked++] = id;
-      next = um_policy_next(p->policy, 0);
-      continue;
-    }
-    if (full)
+    id = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
+    if (id == UM_NIL)
       break;
-    if (move)
-      note(b, r, b->moving, &b->movings,
-           take(p, id, UM_IN(UM_CLEAN), UM_EVICTING, limit, b->moving + b->movings, BATCH - b->movings));
-    note(b, r, b->clean, &b->cleans,
-         take(p, id, move ? UM_IN(UM_FAILED) : CLEAN_OR_FAILED, UM_EVICTING, f->count, b->clean + b->cleans,
-              BATCH - b->cleans));
-    if (!writes && has_dirty(p, id))
-      um_frame_relist(p, id);
-    else if (writes && b->claimed < most && r->moves)
-      b->claimed +=
-          note(b, r, b->leaving, &b->leavings,
-               take(p, id, UM_IN(UM_DIRTY), UM_LEAVING, limit, b->leaving + b->leavings, BATCH - b->leavings));
-    else if (writes && b->claimed < most)
-      b->claimed += note(b, r, b->dirty, &b->dirties,
-                         take(p, id, UM_IN(UM_DIRTY), UM_WRITING, limit, b->dirty + b->dirties, BATCH - b->dirties));
-    if (b->bytes > bytes) {
-      f->picked = true;
-      b->frames[b->picked++] = id;
-      if (b->bytes - bytes >= (uint64_t)atomic_load(&f->live) << r->page_shift) {
-        um_policy_evicted(p->policy, id);
-        next = um_policy_next(p->policy, 0);
-      }
-    }
+    picked = pick_one(w, b, id);
   }
   pthread_mutex_unlock(&p->frames_lock);
 }
@@ -336,69 +363,12 @@ static uint64_t drop_clean(um_pager *p, victim *v, uint32_t count) {
   return freed;
 }
 
-/* A store that fails is asked again after a pause, and reported once until it takes a write. */
-void um_evict_note_write(um_region *r, int code, um_error *error) {
-  um_pager *p = r->pager;
-  if (code == -UM_EDROPPED) {
-    um_error_record(r, error, 0);
-    return;
-  }
-  bool first = code && atomic_exchange(&r->write_backoff_ns, um_now_ns() + UM_TICK_MS * 1000000ull) == 0;
-  if (code == 0)
-    atomic_store(&r->write_backoff_ns, 0);
-  pthread_mutex_lock(&p->lock);
-  p->writes_failed = code ? p->writes_failed + 1 : 0;
-  if (code)
-    p->write_error = *error;
-  else
-    p->write_error.code = 0;
-  pthread_mutex_unlock(&p->lock);
-  if (first)
-    um_error_record(r, error, 0);
-}
-
-/* The pages are WRITING and the caller's; inside the gate. Dirty neighbours are taken along. */
-static uint64_t write_and_drop(um_worker *w, um_region *r, uint64_t first, uint64_t count) {
-  bool evict[RUN_PAGES];
-  uint64_t limit = um_run_limit(r, w->staging_size), total = count;
-  um_error error = {0};
-  memset(evict, 1, count);
-  while (total < limit && first > 0 && um_writeback_claim(r, first - 1, 1)) {
-    memmove(evict + 1, evict, total);
-    evict[0] = false;
-    first--;
-    total++;
-  }
-  if (total < limit && first + total < r->page_count) {
-    uint64_t more = um_writeback_claim(r, first + total, um_min(limit - total, r->page_count - first - total));
-    memset(evict + total, 0, more);
-    total += more;
-  }
-  int code =
-      um_now_ns() < atomic_load(&r->write_backoff_ns) ? -ECANCELED : um_writeback_run(w, r, first, total, &error);
-  uint64_t freed = um_writeback_finish(r, first, total, code, evict);
-  if (code != -ECANCELED) /* a run before this one failed */
-    um_evict_note_write(r, code, &error);
-  return freed;
-}
-
-/* It could not be moved: it has a hole, or is locked. */
-static uint64_t write_in_place(um_worker *w, const victim *v) {
-  um_region *r = v->region;
-  if (!um_gate_enter(r))
-    return 0;
-  uint64_t n = um_writeback_claim(r, v->page, um_min(v->count, um_run_limit(r, w->staging_size)));
-  uint64_t freed = n ? write_and_drop(w, r, v->page, n) : 0;
-  um_gate_leave(r);
-  return freed;
-}
-
 /* Phase 4. Neighbours are one stretch, moved and written together. The clean ones are inside their gates, and leave. */
 static uint64_t leave(um_worker *w, victim *v, uint32_t count) {
   uint64_t freed = 0;
   for (uint32_t i = 0, n; i < count; i += n) {
     uint64_t bytes = 0;
-    for (n = 0; i + n < count; n++) {
+    for (n = 0; i + n < count && n < UM_LEAVING_MAX; n++) {
       uint64_t more = um_run_memory(v[i + n].region, v[i + n].page, v[i + n].count);
       if (bytes + more > UM_CHUNK)
         break;
@@ -407,7 +377,7 @@ static uint64_t leave(um_worker *w, victim *v, uint32_t count) {
     freed += um_leave_group(w->pager, w, &v[i], n);
     for (uint32_t k = i; k < i + n; k++) { /* a pinned one is asked again later, one whose store fails too */
       if (v[k].dirty && v[k].failed && v[k].failed != -EBUSY && v[k].unmoved)
-        freed += write_in_place(w, &v[k]);
+        freed += um_evict_in_place(w, &v[k]);
       if (!v[k].dirty)
         um_gate_leave(v[k].region);
     }
@@ -434,9 +404,9 @@ uint64_t um_evict_batch(um_worker *w) {
   b.cleans = b.movings = b.leavings = b.dirties = b.kepts = b.picked = 0;
   b.bytes = b.claimed = 0;
   b.now = um_now_ns();
-  while (freed < BATCH && um_budget_short(p) && um_standby_reclaim_oldest(p, UM_RECLAIM_FULL))
-    freed++;
+  b.given_up = 0;
   pick(w, &b);
+  freed += um_standby_give_up(p, b.giving_up, b.given_up);
   qsort(b.clean, b.cleans, sizeof *b.clean, by_address);
   qsort(b.leaving, b.leavings, sizeof *b.leaving, by_address);
   qsort(b.dirty, b.dirties, sizeof *b.dirty, by_address);
@@ -447,12 +417,8 @@ uint64_t um_evict_batch(um_worker *w) {
   for (uint32_t i = 0; i < b.movings; i++)
     freed += drop_one(p, &b.moving[i], true);
   freed += leave(w, b.leaving, b.leavings);
-  for (uint32_t i = 0; i < b.dirties; i++) {
-    um_region *r = b.dirty[i].region;
-    um_gate_enter_wait(r);
-    freed += write_and_drop(w, r, b.dirty[i].page, b.dirty[i].count);
-    um_gate_leave(r);
-  }
+  for (uint32_t i = 0; i < b.dirties;)
+    i += um_evict_written(w, &b.dirty[i], b.dirties - i, &freed);
   settle(p, &b);
   return freed;
 }

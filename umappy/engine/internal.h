@@ -405,9 +405,14 @@ enum um_reclaim {
   UM_RECLAIM_SOME,      /* a few, whatever it wants */
   UM_RECLAIM_FRESH_TOO, /* and also what was read ahead a moment ago */
 };
-bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how); /* false: there is none */
+#define UM_STANDBY_TAKEN 64u
+/* In the order of the policy; it is EVICTING then, inside its gate and to be given up. frames_lock held. UM_NIL: none.
+ */
+um_frame_id um_standby_take(um_pager *p, enum um_reclaim how);
+uint64_t um_standby_give_up(um_pager *p, const um_frame_id *ids, uint32_t count); /* UM_STANDBY_TAKEN at most; bytes */
+bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how);                 /* false: there is none */
 
-/* evict.c, leave.c, writeback.c */
+/* evict.c, evict_write.c, writeback_send.c */
 bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
 void um_evict_note_write(um_region *r, int code, um_error *error);
 bool um_evict_one_clean(um_pager *p);
@@ -416,15 +421,13 @@ uint64_t um_evict_drop(um_region *r, uint64_t first,
                        uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
 void um_evict_ask(um_pager *p);
 int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
-                       um_error *error);
-int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error);
-uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict);
-uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit); /* DIRTY -> WRITING, from page on */
+                       um_error *error); /* tried again where that may help */
 
-/* job.c */
-bool um_job_write_step(um_worker *w);    /* pager->lock held; let go inside. False: no job has work left to claim */
-bool um_job_prefetch_step(um_worker *w); /* likewise */
-bool um_job_prefetch_waits(um_pager *p); /* pager->lock held */
+/* job.c, job_write.c */
+void um_job_end(um_pager *p, um_job *job); /* pager->lock held; nobody works on it */
+bool um_job_write_step(um_worker *w);      /* pager->lock held; let go inside. False: no job has work left to claim */
+bool um_job_prefetch_step(um_worker *w);   /* likewise */
+bool um_job_prefetch_waits(um_pager *p);   /* pager->lock held */
 
 /* workers.c */
 void *um_filler_main(void *worker);

@@ -38,6 +38,7 @@
 #define MAP_RINGS 0
 #define MAP_REQUESTS 0x10000000
 #define OP_READ 22
+#define OP_WRITE 23
 
 /* As the kernel lays them out. */
 struct setup {
@@ -227,10 +228,11 @@ void um_ring_give(um_ring *ring) {
   ring->taken = false;
 }
 
-void um_ring_push(um_ring *ring, int descriptor, uint64_t offset, void *buffer, uint32_t length, uint64_t tag) {
+void um_ring_push(um_ring *ring, bool writing, int descriptor, uint64_t offset, void *buffer, uint32_t length,
+                  uint64_t tag) {
   uint32_t tail = atomic_load_explicit(ring->submit_tail, memory_order_relaxed);
   ring->requests[tail & ring->request_mask] = (request){
-      .op = OP_READ,
+      .op = writing ? OP_WRITE : OP_READ,
       .descriptor = descriptor,
       .offset = offset,
       .address = (uintptr_t)buffer,

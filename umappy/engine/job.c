@@ -1,22 +1,18 @@
-/* job.c: work that a caller asks for and may wait for: flush and evict of a range, done by evictors, and prefetch of a
- * range or of a list of pages, done by fillers. Ranges are cut into spans, prefetch into runs; each worker claims the
- * next, so several work on a job at once. The caller waits with a deadline and may walk away; the job goes on. A region
- * cannot be closed while it has jobs. */
+/* job.c: work that a caller asks for and may wait for: flush and evict of a range, done by evictors (job_write.c), and
+ * prefetch of a range or of a list of pages, done by fillers. Ranges are cut into spans, prefetch into runs; each
+ * worker claims the next, so several work on a job at once. The caller waits with a deadline and may walk away; the job
+ * goes on. A region cannot be closed while it has jobs. */
 #include "blocks.h"
-#include "leave.h"
 #include "page.h"
 
 #include <limits.h>
 #include <sched.h>
 
-#define SPANS_LOOKED_AT 65536 /* a step, under pager->lock */
-#define FAILURES_MAX 16       /* runs that may fail before a flush stops trying the rest */
 #define START_NS 1000000000u
 #define BATCH_MIN 16            /* pages of a list from which on they are read as a batch */
 #define BATCH_MAX 1024          /* pages a step */
 #define BATCH_MAX_ALONE 64      /* where the only filler has faults to look after between steps */
 #define LIST_WAIT_NS 100000000u /* for the memory of a list */
-#define RUN_PAGES (UM_STAGING_MAX / UM_PAGE_SIZE_MIN)
 
 static um_job **list_of(um_pager *p, um_job_kind kind) {
   return kind == UM_JOB_PREFETCH ? &p->prefetch_jobs : &p->write_jobs;
@@ -124,7 +120,7 @@ um_job *um_region_prefetch_pages_start(um_region *r, const uint64_t *pages, uint
   return started;
 }
 
-static void end(um_pager *p, um_job *job) { /* pager->lock held; nobody works on it */
+void um_job_end(um_pager *p, um_job *job) {
   um_job **link = list_of(p, job->kind);
   while (*link != job)
     link = &(*link)->next;
@@ -169,225 +165,6 @@ void um_job_release(um_job *job) {
   pthread_mutex_lock(&p->lock);
   unref(job);
   pthread_mutex_unlock(&p->lock);
-}
-
-static void note(um_job *job, int code, const um_error *error) { /* pager->lock held */
-  if (code == 0)
-    return;
-  if (job->error.code == 0)
-    job->error = *error;
-  if (++job->failures >= FAILURES_MAX)
-    job->cancelled = true;
-}
-
-/* A page of ours is WRITING for somebody else, which ends within the store's deadline, or about to become DIRTY. */
-static void wait_for_owner(um_region *r, uint64_t page) {
-  um_pager *p = r->pager;
-  um_gate_leave(r);
-  pthread_mutex_lock(&p->lock);
-  enum um_state state = um_word_state(um_page_load(r, page));
-  bool writing = state == UM_WRITING || state == UM_LEAVING;
-  if (writing || state == UM_FILLING) /* nobody tells the end of a fill */
-    um_wait_until(&p->progress, &p->lock, um_now_ns() + (writing ? 5000000 : 100000));
-  pthread_mutex_unlock(&p->lock);
-  um_gate_enter_wait(r);
-}
-
-/* Takes CLEAN and FAILED neighbours from page on and drops them; how many. */
-static uint64_t drop_clean(um_region *r, uint64_t page, uint64_t last) {
-  uint64_t count = 0;
-  while (page + count < last) {
-    um_word w = um_page_load(r, page + count);
-    enum um_state state = um_word_state(w);
-    if ((state != UM_CLEAN && state != UM_FAILED) || (w & UM_BUSY) ||
-        !um_page_change(r, page + count, &w, um_word_make(UM_EVICTING, 0, um_word_frame(w))))
-      break;
-    count++;
-  }
-  if (count)
-    um_evict_drop(r, page, count);
-  return count;
-}
-
-/* True: the job is cancelled. */
-static bool note_in_gate(um_job *job, int code, const um_error *error) {
-  pthread_mutex_lock(&job->pager->lock);
-  note(job, code, error);
-  bool cancelled = job->cancelled;
-  pthread_mutex_unlock(&job->pager->lock);
-  return cancelled;
-}
-
-static bool was_writable(const um_region *r, um_word word) {
-  return atomic_load(&r->pager->frames[um_word_frame(word)].opened);
-}
-
-/* What could not be moved, and is DIRTY again. */
-static int write_in_place(um_worker *w, um_region *r, uint64_t page, uint64_t count, um_error *error) {
-  bool evict[RUN_PAGES];
-  uint64_t n = um_writeback_claim(r, page, um_min(count, um_run_limit(r, w->staging_size)));
-  if (n == 0)
-    return 0;
-  memset(evict, 1, n);
-  int code = um_writeback_run(w, r, page, n, error);
-  um_writeback_finish(r, page, n, code, evict);
-  return code;
-}
-
-/* Takes pages of one run from `page` on, which were writable once, and moves them out, so that a device's bytes are not
- * lost; `dirty`: they are, and are written. How many to go on from; *code: of a failed write. */
-static uint64_t move_out(um_worker *w, um_region *r, uint64_t page, uint64_t last, um_word word, um_error *error,
-                         int *code, uint64_t *gone) {
-  bool dirty = um_word_state(word) == UM_DIRTY;
-  uint64_t limit = um_min(last - page, um_run_limit(r, UM_CHUNK));
-  uint64_t n =
-      um_run_take(r, page, limit, UM_IN(um_word_state(word)), um_word_frame(word), dirty ? UM_LEAVING : UM_EVICTING);
-  if (n == 0) {
-    sched_yield();
-    return 0;
-  }
-  um_leaving v = {.region = r, .page = page, .count = n, .dirty = dirty, .error = error};
-  um_leave_group(r->pager, w, &v, 1);
-  *gone = v.failed && !(v.unmoved && !dirty && v.failed != -EBUSY) ? 0 : n;
-  *code = v.failed && !v.unmoved ? v.failed : 0;
-  if (v.failed && v.unmoved && dirty && v.failed != -EBUSY) /* it has a hole, or is locked */
-    *code = write_in_place(w, r, page, n, error);
-  return n;
-}
-
-static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t last) {
-  um_region *r = job->region;
-  uint64_t limit = um_run_limit(r, w->staging_size), pages = 0;
-  bool evict[RUN_PAGES];
-  memset(evict, job->kind == UM_JOB_EVICT, sizeof evict);
-  um_error error;
-  um_gate_enter_wait(r);
-  while (page < last) {
-    um_word word = um_page_load(r, page);
-    uint64_t n = 1;
-    switch (um_word_state(word)) {
-    case UM_DIRTY:
-      if (job->kind == UM_JOB_EVICT && r->moves) {
-        uint64_t gone = 0;
-        int failed = 0;
-        n = move_out(w, r, page, last, word, &error, &failed, &gone);
-        pages += gone;
-        last = note_in_gate(job, failed, &error) ? page : last;
-        break;
-      }
-      if ((n = um_writeback_claim(r, page, um_min(limit, last - page))) == 0)
-        continue;
-      int code = um_writeback_run(w, r, page, n, &error);
-      um_writeback_finish(r, page, n, code, job->kind == UM_JOB_EVICT ? evict : NULL);
-      pages += code ? 0 : n;
-      if (code == 0)
-        atomic_store(&r->write_backoff_ns, 0);
-      last = note_in_gate(job, code, &error) ? page : last;
-      break;
-    case UM_WRITING:
-    case UM_LEAVING:
-      wait_for_owner(r, page);
-      continue;
-    case UM_STANDBY:
-      if (job->kind == UM_JOB_EVICT && um_standby_reclaim(r, page))
-        continue; /* gone, or somebody else's for a moment */
-      break;
-    case UM_FILLING: /* Race: flush or evict against fill. It is open: a write that came before may be in it. */
-      if (word & UM_OPEN) {
-        wait_for_owner(r, page);
-        continue;
-      }
-      break;
-    case UM_CLEAN:
-    case UM_FAILED:
-      if (job->kind == UM_JOB_EVICT && r->moves && um_word_state(word) == UM_CLEAN && was_writable(r, word)) {
-        uint64_t gone = 0;
-        int failed = 0;
-        n = move_out(w, r, page, last, word, &error, &failed, &gone);
-        pages += gone;
-      } else if (job->kind == UM_JOB_EVICT) {
-        n = drop_clean(r, page, last);
-        pages += n;
-        if (n == 0)
-          sched_yield(); /* BUSY, or no longer what it was: look again */
-      }
-      break;
-    case UM_EVICTING: /* somebody else's, for a system call: gone when this returns */
-      if (job->kind == UM_JOB_EVICT) {
-        sched_yield();
-        continue;
-      }
-      break;
-    default:
-      break;
-    }
-    page += n;
-  }
-  um_gate_leave(r);
-  pthread_mutex_lock(&w->pager->lock);
-  job->pages += pages;
-}
-
-/* pager->lock held. The next span with work in it; false: none left. *last == *first: look again later. */
-static bool claim_span(um_job *job, uint64_t *first, uint64_t *last) {
-  um_region *r = job->region;
-  for (int looked = 0; job->cursor < job->end && !job->cancelled; looked++) {
-    uint64_t span = um_words_span(r, job->cursor);
-    *first = job->cursor;
-    *last = job->cursor = um_min(job->end, um_max(um_words_span_page(r, span + 1), job->cursor + 1));
-    um_span *s = &r->spans[span];
-    if (atomic_load(job->kind == UM_JOB_FLUSH ? &s->dirty : &s->live))
-      return true;
-    if (looked == SPANS_LOOKED_AT) {
-      *first = *last;
-      return true;
-    }
-  }
-  return false;
-}
-
-/* Race: flush against flush. Who finds nothing unflushed may rely on a flush that returned, not on one under way. */
-static void flush_store(um_worker *w, um_job *job) { /* pager->lock held; let go inside */
-  um_region *r = job->region;
-  um_error error;
-  if (!atomic_exchange(&r->unflushed, false) && r->flushing == 0)
-    return;
-  r->flushing++;
-  pthread_mutex_unlock(&w->pager->lock);
-  int code = r->store->ops->flush(r->store, &error);
-  UM_COUNT(r, store_flushes, 1);
-  if (code)
-    atomic_store(&r->unflushed, true);
-  pthread_mutex_lock(&w->pager->lock);
-  r->flushing--;
-  note(job, code, &error);
-}
-
-bool um_job_write_step(um_worker *w) {
-  um_pager *p = w->pager;
-  for (um_job *job = p->write_jobs; job; job = job->next) {
-    uint64_t first, last;
-    if (claim_span(job, &first, &last)) {
-      if (first == last)
-        return true;
-      job->active++;
-      pthread_mutex_unlock(&p->lock);
-      work_on_pages(w, job, first, last);
-      job->active--;
-      return true;
-    }
-    if (job->active)
-      continue; /* others still work on it; the last ends it */
-    if (job->durable) {
-      job->durable = false;
-      job->active++;
-      flush_store(w, job);
-      job->active--;
-    }
-    end(p, job);
-    return true;
-  }
-  return false;
 }
 
 static bool has_runs(const um_job *job) { /* pager->lock held */
@@ -457,6 +234,6 @@ bool um_job_prefetch_step(um_worker *w) {
       job->cancelled = true; /* what is dirty leaves too slowly for a hint to wait */
   }
   if (!has_runs(job) && !job->active)
-    end(p, job);
+    um_job_end(p, job);
   return true;
 }

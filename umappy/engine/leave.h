@@ -4,6 +4,8 @@
 
 #include "internal.h"
 
+#define UM_LEAVING_MAX 64 /* a group */
+
 typedef struct um_leaving {
   um_region *region;
   uint64_t page, count;
@@ -15,10 +17,16 @@ typedef struct um_leaving {
   uintptr_t at;      /* where its bytes are while it is out */
 } um_leaving;
 
-/* All of them together fit a chunk, and all or none are to be kept; they are the caller's; inside the gates of the
- * clean ones. Each ends ABSENT or STANDBY, or back as it was with `failed` set. The worker may be NULL when none is
- * dirty. Returns bytes given back. */
+/* At most UM_LEAVING_MAX, and all of them together fit a chunk, and all or none are to be kept; they are the caller's;
+ * inside the gates of the clean ones. Each ends ABSENT or STANDBY, or back as it was with `failed` set. The worker may
+ * be NULL when none is dirty. Returns bytes given back. */
 uint64_t um_leave_group(um_pager *p, um_worker *w, um_leaving *v, uint32_t count);
+
+/* evict_write.c. A dirty one that could not be moved: it has a hole, or is locked. Returns bytes given back. */
+uint64_t um_evict_in_place(um_worker *w, const um_leaving *v);
+/* WRITING ones of the first's region, as many as follow each other: written and dropped; dirty neighbours are taken
+ * along. How many these are; adds bytes given back. */
+uint32_t um_evict_written(um_worker *w, const um_leaving *v, uint32_t count, uint64_t *freed);
 
 /* A chunk's length of clean pages, EVICTING, that never were writable; inside the gate. Returns bytes given back. */
 uint64_t um_leave_chunk(um_region *r, uint64_t first, um_frame_id keep);

@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 
 #define PIECE (128u << 10) /* copied at a time, the touched one first: its reader goes on while the rest is copied */
-#define RECLAIMED 32       /* single pages given up together: one flush of the other processors' translations */
+#define RECLAIMED (128u << 10) /* bytes given up together, at least: one flush of other processors' translations */
 #define FRESH_NS 500000000u
 #define LOOK 64
 
@@ -231,25 +231,19 @@ bool um_standby_reclaim(um_region *r, uint64_t page) {
   return true;
 }
 
-/* frames_lock held. Up to RECLAIMED single pages, or one chunk, in the order of the policy; each inside its gate. What
- * was read ahead a moment ago is about to be used: dirty pages that are being written give memory back sooner than
+/* What was read ahead a moment ago is about to be used: dirty pages that are being written give memory back sooner than
  * reading it again would. */
-static uint32_t take_oldest(um_pager *p, enum um_reclaim how, um_frame_id *ids) {
-  uint32_t taken = 0;
+um_frame_id um_standby_take(um_pager *p, enum um_reclaim how) {
   uint64_t now = um_now_ns();
-  um_frame_id next;
-  int looked = 0;
-  for (um_frame_id id = um_policy_standby_next(p->policy, 0); id != UM_NIL && looked < LOOK; id = next, looked++) {
+  um_frame_id id = UM_NIL;
+  if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy))
+    return UM_NIL;
+  for (int looked = 0; looked < LOOK && (id = um_policy_standby_next(p->policy, id)) != UM_NIL; looked++) {
     um_frame *f = &p->frames[id];
     um_region *r = f->region;
-    next = um_policy_standby_next(p->policy, id);
-    if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy))
-      break;
-    bool single = is_single(r, f);
-    if (!single && taken)
-      break;
-    bool fresh = atomic_load(&f->ahead) && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS;
-    if ((fresh && how != UM_RECLAIM_FRESH_TOO) || !um_gate_enter(r))
+    bool ahead = atomic_load(&f->ahead);
+    if ((ahead && how != UM_RECLAIM_FRESH_TOO && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS) ||
+        !um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
     if (um_word_state(w) != UM_STANDBY || um_word_frame(w) != id || own(r, f->page, w, UM_EVICTING) != id) {
@@ -257,37 +251,47 @@ static uint32_t take_oldest(um_pager *p, enum um_reclaim how, um_frame_id *ids) 
       continue;
     }
     note_waste(r, f);
-    if (atomic_load(&f->ahead))
+    if (ahead)
       um_policy_remove(p->policy, id); /* nobody wanted it: its return would prove nothing */
     else
       um_policy_evicted(p->policy, id);
-    ids[taken++] = id;
-    next = um_policy_standby_next(p->policy, 0);
-    if (!single || taken == RECLAIMED)
-      break;
+    return id;
   }
-  return taken;
+  return UM_NIL;
 }
 
-bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how) {
-  um_frame_id ids[RECLAIMED];
-  struct iovec ranges[RECLAIMED];
-  pthread_mutex_lock(&p->frames_lock);
-  uint32_t count = take_oldest(p, how, ids);
-  pthread_mutex_unlock(&p->frames_lock);
+uint64_t um_standby_give_up(um_pager *p, const um_frame_id *ids, uint32_t count) {
+  struct iovec ranges[UM_STANDBY_TAKEN];
+  uint32_t singles = 0;
+  uint64_t bytes = 0;
   for (uint32_t i = 0; i < count; i++) {
     const um_frame *f = &p->frames[ids[i]];
-    ranges[i].iov_base = (void *)bytes_of(f->region, ids[i]);
-    ranges[i].iov_len = um_run_memory(f->region, f->page, f->count);
+    uint64_t memory = um_run_memory(f->region, f->page, f->count);
+    if (f->chunk == 0)
+      ranges[singles++] = (struct iovec){(void *)bytes_of(f->region, ids[i]), memory};
+    bytes += memory;
   }
-  if (count > 1)
-    um_memory_drop_many(p, ranges, count); /* each is dropped again below, which then costs next to nothing */
+  if (singles > 1)
+    um_memory_drop_many(p, ranges, singles); /* each is dropped again below, which then costs next to nothing */
   for (uint32_t i = 0; i < count; i++) {
     um_region *r = p->frames[ids[i]].region;
     give_up(r, ids[i]);
     um_gate_leave(r);
   }
-  return count > 0;
+  return bytes;
+}
+
+bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how) {
+  um_frame_id ids[UM_STANDBY_TAKEN];
+  uint32_t count = 0;
+  uint64_t bytes = 0;
+  pthread_mutex_lock(&p->frames_lock);
+  while (count < UM_STANDBY_TAKEN && bytes < RECLAIMED && (ids[count] = um_standby_take(p, how)) != UM_NIL) {
+    const um_frame *f = &p->frames[ids[count++]];
+    bytes += um_run_memory(f->region, f->page, f->count);
+  }
+  pthread_mutex_unlock(&p->frames_lock);
+  return um_standby_give_up(p, ids, count) > 0;
 }
 
 void um_standby_forget(um_region *r, um_frame_id id) {

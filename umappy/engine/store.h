@@ -12,20 +12,21 @@
 
 #include <stdatomic.h>
 
-/* One read of a batch. */
+/* One read of a batch, or one write. */
 typedef struct um_read {
   uint64_t offset; /* bytes from the start of the store */
-  void *buffer;
+  void *buffer;    /* a write's is only read */
   uint64_t length; /* bytes */
-  int code;        /* out: 0 or -code, as read returns it */
+  int code;        /* out: 0 or -code, as read or write returns it */
   um_error *error; /* out where code is not 0; may be NULL */
 } um_read;
+typedef um_read um_write;
 
 typedef struct um_batch {
   um_read *reads;
   uint32_t count;
-  uint64_t timeout_ns; /* when no read ends for so long, those left end with -ETIMEDOUT; 0: wait for ever */
-  void (*ended)(struct um_batch *batch, um_read *read); /* once a read, as they end, on the calling thread; or NULL */
+  uint64_t timeout_ns; /* reads: when none ends for so long, those left end with -ETIMEDOUT; 0: wait for ever */
+  void (*ended)(struct um_batch *batch, um_read *read); /* once each, as they end, on the calling thread; or NULL */
   void *context;                                        /* the caller's */
 } um_batch;
 
@@ -44,6 +45,9 @@ typedef struct um_store_ops {
    * ended with 0; after -ETIMEDOUT the device may still write into it, until read_batch returns: it does not before the
    * device has let go of them all. `ended` must not call read_batch. */
   int (*read_batch)(um_store *store, um_batch *batch);
+  /* The same for writes, no two of which overlap. It has no time-out: a write that was told to have failed while the
+   * device may still do it would undo the next write of those bytes. */
+  int (*write_batch)(um_store *store, um_batch *batch);
   /* 0: the bytes were in memory already and are in `buffer`. Else it did not wait for any, `buffer` may hold anything,
    * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
    * of no use. Errors are left to read. */

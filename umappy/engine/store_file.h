@@ -1,7 +1,7 @@
 /* store_file.h: what the files of the file store share.
  *
  *   store_file.c         reading, writing, flushing, closing
- *   store_file_batch.c   many reads in flight from one thread
+ *   store_file_batch.c   many reads, or writes, in flight from one thread
  *   store_file_cached.c  reading what the page cache has already
  *   store_file_open.c    from options to open, checked, sized files; undoing it
  *   store_file_direct.c  may this file have O_DIRECT, and with which alignment
@@ -51,7 +51,9 @@ typedef struct um_file_store {
 extern const um_store_ops um_file_store_ops;
 
 um_file *um_file_find(um_file_store *store, uint64_t offset); /* the one that holds the byte at offset */
+int um_file_check_end(const um_file *file, uint64_t end); /* UM_IO_END where a write to there would make it longer */
 int um_file_store_read_batch(um_store *store, um_batch *batch);
+int um_file_store_write_batch(um_store *store, um_batch *batch);
 int um_file_store_read_cached(um_store *store, uint64_t offset, void *buffer, uint64_t length);
 
 /* Opens file->direct and fills its alignment, or writes into `reason` why the file cannot have it and returns

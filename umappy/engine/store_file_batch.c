@@ -1,14 +1,17 @@
-/* store_file_batch.c: many reads in flight from one thread.
+/* store_file_batch.c: many reads, or many writes, in flight from one thread.
  *
- * Reads of whole granules, in one file, go through the thread's io_uring. The window is refilled before the caller is
- * told of what landed, so that the device works while the caller does. All others (the tail, ends that are not aligned,
- * reads over two parts), and every read that did not come back whole, take the ordinary path, on this thread: short
- * reads, signals, the end of the file and errors thus have one implementation and one wording.
+ * Requests of whole granules, in one file, go through the thread's io_uring. The window is refilled before the caller
+ * is told of what landed, so that the device works while the caller does. All others (the tail, ends that are not
+ * aligned, requests over two parts, writes past the file's end), and every one that did not come back whole, take the
+ * ordinary path, on this thread: short reads and writes, signals, the end of the file and errors thus have one
+ * implementation and one wording.
  *
  * A read that never comes back. Its buffer belongs to the device: to hand it out again would let a late transfer change
  * somebody's bytes, and transfers cannot be called back. So when nothing has landed for the time-out, the caller is
  * told of ETIMEDOUT for all that is left, and can fail what waits for it; but the call returns only when the kernel has
- * given the last buffer back. A disk that hangs thus costs a thread, as it does with pread, and nobody's wait. */
+ * given the last buffer back. A disk that hangs thus costs a thread, as it does with pread, and nobody's wait.
+ *
+ * A write that never comes back is not told of: done late, it would undo the next write of the same bytes. */
 #include "store_file.h"
 
 #include "io_uring.h"
@@ -24,6 +27,7 @@ typedef struct flight {
   um_file_store *store;
   um_batch *batch;
   um_ring *ring;
+  bool writing;
   uint32_t next;   /* of batch->reads: the first nobody has begun */
   uint32_t flying; /* pushed, and neither popped nor taken back */
   struct {
@@ -42,7 +46,7 @@ static uint64_t now_ns(void) {
   return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
 }
 
-/* The file, and the offset in it, of a read that a ring can do whole. */
+/* The file, and the offset in it, of a request that a ring can do whole. */
 static um_file *find_whole(um_file_store *self, const um_read *read, uint64_t *at) {
   if (read->length == 0 || read->length > LENGTH_MAX || read->offset > self->store.size)
     return NULL;
@@ -69,33 +73,38 @@ static void end(flight *f, um_read *read, int code) {
     f->batch->ended(f->batch, read);
 }
 
-static void read_ordinary(flight *f, um_read *read) {
-  end(f, read, um_store_read(&f->store->store, read->offset, read->buffer, read->length, read->error));
+static void do_ordinary(flight *f, um_read *read) {
+  um_store *store = &f->store->store;
+  end(f, read,
+      f->writing ? um_store_write(store, read->offset, read->buffer, read->length, read->error)
+                 : um_store_read(store, read->offset, read->buffer, read->length, read->error));
   f->idle_ns = 0;
+}
+
+/* The next request nobody has begun, if it is one for the ring. */
+static um_file *find_next(const flight *f, uint64_t *at) {
+  if (f->refused || f->next == f->batch->count)
+    return NULL;
+  const um_read *read = &f->batch->reads[f->next];
+  um_file *file = find_whole(f->store, read, at);
+  return file && f->writing && um_file_check_end(file, *at + read->length) ? NULL : file;
 }
 
 static void push(flight *f) {
   uint64_t at;
-  while (!f->refused && f->next < f->batch->count && f->flying < UM_RING_DEPTH) {
-    um_read *read = &f->batch->reads[f->next];
-    um_file *file = find_whole(f->store, read, &at);
-    if (!file)
-      return;
-    um_ring_push(f->ring, file->direct, at, read->buffer, (uint32_t)read->length, f->next++);
+  um_file *file;
+  while (f->flying < UM_RING_DEPTH && (file = find_next(f, &at))) {
+    const um_read *read = &f->batch->reads[f->next];
+    um_ring_push(f->ring, f->writing, file->direct, at, read->buffer, (uint32_t)read->length, f->next++);
     f->flying++;
   }
 }
 
-/* Does the next read here if it is none for the ring; what the ring has goes on meanwhile. */
+/* Does the next request here if it is none for the ring; what the ring has goes on meanwhile. */
 static void step(flight *f) {
   uint64_t at;
-  if (f->next == f->batch->count)
-    return;
-  um_read *read = &f->batch->reads[f->next];
-  if (!f->refused && find_whole(f->store, read, &at))
-    return;
-  f->next++;
-  read_ordinary(f, read);
+  if (f->next < f->batch->count && !find_next(f, &at))
+    do_ordinary(f, &f->batch->reads[f->next++]);
 }
 
 static void take_back(flight *f) {
@@ -103,7 +112,7 @@ static void take_back(flight *f) {
   f->refused = true;
   while (um_ring_take_back(f->ring, &index)) {
     f->flying--;
-    read_ordinary(f, &f->batch->reads[index]);
+    do_ordinary(f, &f->batch->reads[index]);
   }
 }
 
@@ -132,10 +141,12 @@ static void enter(flight *f) {
 static void tell(flight *f) {
   for (uint32_t i = 0; i < f->landed_count; i++) {
     um_read *read = f->landed[i].read;
+    if (f->writing && f->landed[i].result > 0)
+      atomic_store(&um_file_find(f->store, read->offset)->written_direct, true);
     if (f->landed[i].result >= 0 && (uint64_t)f->landed[i].result == read->length)
       end(f, read, 0);
     else
-      read_ordinary(f, read);
+      do_ordinary(f, read);
   }
   f->landed_count = 0;
 }
@@ -168,8 +179,8 @@ static void check_time(flight *f) {
     }
 }
 
-int um_file_store_read_batch(um_store *store, um_batch *batch) {
-  flight f = {.store = (um_file_store *)store, .batch = batch};
+static int move_batch(um_store *store, um_batch *batch, bool writing) {
+  flight f = {.store = (um_file_store *)store, .batch = batch, .writing = writing};
   if (!has_whole(f.store, batch) || !(f.ring = um_ring_take()))
     return -EOPNOTSUPP;
   for (uint32_t i = 0; i < batch->count; i++)
@@ -184,4 +195,13 @@ int um_file_store_read_batch(um_store *store, um_batch *batch) {
   }
   um_ring_give(f.ring);
   return 0;
+}
+
+int um_file_store_read_batch(um_store *store, um_batch *batch) {
+  return move_batch(store, batch, false);
+}
+
+int um_file_store_write_batch(um_store *store, um_batch *batch) {
+  batch->timeout_ns = 0;
+  return move_batch(store, batch, true);
 }

@@ -1,23 +1,34 @@
-/* writeback.c: sending dirty pages to the store, a run of neighbours at a time.
+/* writeback.c: sending dirty pages to the store, many at a time.
  *
- * Phases of a run:
- *   claim    DIRTY -> WRITING|COPYING, page by page, neighbours while they are dirty and the buffer lasts
- *   protect  one ioctl for the run, BUSY meanwhile; from here a write faults, is let through at once, and sets
- *            REDIRTIED
- *   copy     into the worker's buffer, of a large page its dirty blocks; COPYING ends. A page that somebody drops
- *            meanwhile is LOST
- *   write    from the buffer, outside the gate
- *   finish   WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed, or FAILED when LOST; the
- *            evictor takes the pages it wants to EVICTING instead of CLEAN
+ * Phases of a batch, whose pages fit the worker's buffer:
+ *   claim    DIRTY -> WRITING|COPYING, page by page; neighbours are one run, and one write
+ *   protect  one ioctl for runs near each other, BUSY meanwhile; from here a write faults, is let through at once, and
+ *            sets REDIRTIED
+ *   copy     into the worker's buffer; COPYING ends. A page that somebody drops meanwhile is LOST
+ *   write    from the buffer, outside the gate, all runs in flight at once where the store can (writeback_send.c)
+ *   finish   a run as its write ends: WRITING -> CLEAN, or DIRTY when it was written to meanwhile or the store failed,
+ *            or FAILED when LOST; the evictor takes the pages it wants to EVICTING instead of CLEAN
+ * A page of which blocks are tracked, or larger than the buffer, is a batch of its own: its dirty blocks are copied and
+ * written a buffer at a time.
  *
  * A write that lands between protect and copy is in the copy and also makes the page dirty again: it is written twice,
- * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits or passes by. */
+ * never lost. Race: flush against evict: a page is WRITING for one of them only; the other waits, having sent what it
+ * claimed itself, or passes by.
+ *
+ * Race: protect against the pages between two runs, which are nobody's or somebody else's. To protect can only cost
+ * them a fault: what is absent stays absent and what is CLEAN was protected; one that is filled for a write, or was
+ * made writable a moment ago, counts as dirty, and its next write is let through as that of any dirty page. */
+#include "writeback.h"
+
 #include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
 
 #include <sched.h>
+
+#define NEAR (2u << 20)   /* bytes between runs that are protected together, at most, and */
+#define NEAR_RESIDENT 32u /* resident pages among them: each costs 30 ns, another call 2 us */
 
 uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit) {
   uint64_t count = 0;
@@ -58,27 +69,6 @@ static um_word clear(um_region *r, uint64_t page, um_word flags) {
   return w;
 }
 
-int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
-                       um_error *error) {
-  uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
-  for (int attempt = 1;; attempt++) {
-    error->code = 0;
-    int code = r->store->ops->write(r->store, offset, buffer, length, error);
-    UM_COUNT(r, store_writes, 1);
-    if (code == 0) {
-      UM_COUNT(r, bytes_written, length);
-      atomic_store(&r->unflushed, true);
-      return 0;
-    }
-    UM_COUNT(r, write_errors, 1);
-    if (attempt == 3 || !um_error_passing(-code) || um_now_ns() >= deadline)
-      return code;
-    UM_COUNT(r, retries, 1);
-    struct timespec pause = {0, 10000000L << (2 * attempt)};
-    nanosleep(&pause, NULL);
-  }
-}
-
 /* Users of the region may write to it meanwhile, which is why the page was protected first. */
 #ifdef __SANITIZE_THREAD__
 __attribute__((no_sanitize("thread"))) static void copy_out(void *to, const void *from, uint64_t length) {
@@ -91,72 +81,31 @@ static void copy_out(void *to, const void *from, uint64_t length) {
 }
 #endif
 
-/* Protects the run; the dirty blocks of its page, where there are such, are taken while nobody can add to them. */
-static int protect(um_region *r, uint64_t first, uint64_t count, um_frame *f, uint64_t *blocks) {
-  for (uint64_t page = first; page < first + count; page++)
-    set_busy(r, page);
-  int code = um_uffd_protect(r->pager->uffd, um_page_address(r, first), um_run_memory(r, first, count));
-  *blocks = code || !um_blocks_tracked(r) ? UM_BLOCKS_ALL : atomic_exchange(&f->blocks, 0);
-  UM_ASSERT(*blocks != 0);
-  for (uint64_t page = first; page < first + count; page++)
-    clear(r, page, UM_BUSY);
-  return code;
+/* Protects pages of which some are this thread's, from a run's first to a run's last. */
+static int protect(um_writeback *b, uint32_t from, uint32_t to) {
+  um_region *r = b->region;
+  for (uint32_t i = from; i < to; i++)
+    for (uint64_t page = b->runs[i].first; page < b->runs[i].first + b->runs[i].count; page++)
+      set_busy(r, page);
+  uint64_t first = b->runs[from].first, end = b->runs[to - 1].first + b->runs[to - 1].count;
+  return um_uffd_protect(r->pager->uffd, um_page_address(r, first), um_run_memory(r, first, end - first));
 }
 
-/* The stretch to write at or behind byte *at of the run. */
-static bool next_stretch(const um_region *r, uint64_t first, uint64_t count, uint64_t blocks, uint64_t *at,
-                         uint64_t *length) {
-  if (count == 1)
-    return um_blocks_next(r, first, blocks, at, length);
-  *length = um_run_bytes(r, first, count);
-  return *at == 0;
+static void unbusy(um_region *r, const struct um_writeback_run *run) {
+  for (uint64_t page = run->first; page < run->first + run->count; page++)
+    clear(r, page, UM_BUSY);
 }
 
 /* COPYING ends. True: somebody dropped a page before it was copied. */
-static bool end_copying(um_region *r, uint64_t first, uint64_t count) {
+static bool end_copying(um_region *r, const struct um_writeback_run *run) {
   bool lost = false;
-  for (uint64_t page = first; page < first + count; page++)
+  for (uint64_t page = run->first; page < run->first + run->count; page++)
     lost |= (clear(r, page, UM_COPYING) & UM_LOST) != 0;
   return lost;
 }
 
-/* Inside the gate at entry and at return; left during the write. The pages stay WRITING. */
-int um_writeback_run(um_worker *w, um_region *r, uint64_t first, uint64_t count, um_error *error) {
-  uint64_t start = first << r->page_shift, data = um_run_bytes(r, first, count), blocks, at = 0, length = 0;
-  um_frame *f = &r->pager->frames[um_word_frame(um_page_load(r, first))];
-  UM_ASSERT(count == 1 || (um_run_memory(r, first, count) <= w->staging_size && !um_blocks_tracked(r)));
-  int code = protect(r, first, count, f, &blocks);
-  if (code)
-    return um_error_set(error, -code, UM_OP_MEMORY, start, data, "the kernel would not protect the page");
-
-  bool lost = false, more = next_stretch(r, first, count, blocks, &at, &length);
-  while (more && code == 0) {
-    uint64_t n = um_min(length, w->staging_size), from = at;
-    copy_out(w->staging, (const void *)(r->address + start + from), n);
-    at += n;
-    length -= n;
-    more = length || next_stretch(r, first, count, blocks, &at, &length);
-    lost = more ? (um_page_load(r, first) & UM_LOST) != 0 : end_copying(r, first, count);
-    if (lost)
-      break;
-    um_gate_leave(r);
-    code = um_writeback_piece(w, r, start + from, w->staging, n, error);
-    um_gate_enter_wait(r);
-  }
-  if (um_blocks_tracked(r) && (code || lost))
-    atomic_fetch_or(&f->blocks, blocks);
-  if (lost) { /* the others of the run are tried again */
-    um_error_set(error, UM_EDROPPED, UM_OP_MEMORY, start, data,
-                 "unwritten bytes were dropped by somebody's madvise or munmap");
-    return -UM_EDROPPED;
-  }
-  if (code == 0)
-    UM_COUNT(r, writes, count);
-  return code;
-}
-
-/* What a page becomes that comes out of um_writeback_run with `code`; `evict`: it is to be dropped if it may be.
- * Returns the state it was put in. */
+/* What a page becomes whose write ended with `code`; `evict`: it is to be dropped if it may be. Returns the state it
+ * was put in. */
 static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
   um_word w = um_page_load(r, page);
   for (;;) {
@@ -182,22 +131,189 @@ static enum um_state finish(um_region *r, uint64_t page, int code, bool evict) {
   }
 }
 
-uint64_t um_writeback_finish(um_region *r, uint64_t first, uint64_t count, int code, const bool *evict) {
-  uint64_t dropping = 0, freed = 0;
-  for (uint64_t i = 0; i < count; i++) {
-    uint64_t page = first + i;
-    if (finish(r, page, code, evict && evict[i]) == UM_EVICTING) {
+static void finish_run(um_writeback *b, uint32_t index, int code, um_error *error) { /* inside the gate */
+  um_region *r = b->region;
+  const struct um_writeback_run *run = &b->runs[index];
+  const bool *evict = b->evict + (((char *)b->writes[index].buffer - (char *)b->worker->staging) >> r->page_shift);
+  uint64_t dropping = 0;
+  for (uint64_t i = 0; i <= run->count; i++) {
+    if (i < run->count && finish(r, run->first + i, code, evict[i]) == UM_EVICTING) {
       dropping++;
       continue;
     }
     if (dropping)
-      freed += um_evict_drop(r, page - dropping, dropping);
+      b->freed += um_evict_drop(r, run->first + i - dropping, dropping);
     dropping = 0;
   }
-  if (dropping)
-    freed += um_evict_drop(r, first + count - dropping, dropping);
-  pthread_mutex_lock(&r->pager->lock);
-  pthread_cond_broadcast(&r->pager->progress);
-  pthread_mutex_unlock(&r->pager->lock);
-  return freed;
+  if (code == 0) {
+    UM_COUNT(r, writes, run->count);
+    b->pages += run->count;
+  }
+  if (code != -ECANCELED)
+    b->ended(b, code, error);
+}
+
+static void tell_progress(um_pager *p) {
+  pthread_mutex_lock(&p->lock);
+  pthread_cond_broadcast(&p->progress);
+  pthread_mutex_unlock(&p->lock);
+}
+
+static int fail_memory(const um_region *r, const struct um_writeback_run *run, int code, um_error *error) {
+  uint64_t start = run->first << r->page_shift, data = um_run_bytes(r, run->first, run->count);
+  return um_error_set(error, code, UM_OP_MEMORY, start, data, "%s",
+                      code == UM_EDROPPED ? "unwritten bytes were dropped by somebody's madvise or munmap"
+                                          : "the kernel would not protect the page");
+}
+
+/* One page, a buffer at a time. Its dirty blocks, where there are such, are taken while nobody can add to them. */
+static int write_page(um_writeback *b, um_error *error) {
+  um_worker *w = b->worker;
+  um_region *r = b->region;
+  const struct um_writeback_run *run = &b->runs[0];
+  uint64_t page = run->first, start = page << r->page_shift, at = 0, length = 0;
+  um_frame *f = &r->pager->frames[um_word_frame(um_page_load(r, page))];
+  int code = protect(b, 0, 1);
+  uint64_t blocks = code || !um_blocks_tracked(r) ? UM_BLOCKS_ALL : atomic_exchange(&f->blocks, 0);
+  UM_ASSERT(blocks != 0);
+  unbusy(r, run);
+  if (code)
+    return fail_memory(r, run, -code, error);
+
+  bool lost = false, more = um_blocks_next(r, page, blocks, &at, &length);
+  while (more && code == 0 && !lost) {
+    uint64_t n = um_min(length, w->staging_size), from = at;
+    copy_out(w->staging, (const void *)(r->address + start + from), n);
+    at += n;
+    length -= n;
+    more = length || um_blocks_next(r, page, blocks, &at, &length);
+    lost = more ? (um_page_load(r, page) & UM_LOST) != 0 : end_copying(r, run);
+    if (lost)
+      break;
+    um_gate_leave(r);
+    code = um_writeback_piece(w, r, start + from, w->staging, n, error);
+    um_gate_enter_wait(r);
+  }
+  if (um_blocks_tracked(r) && (code || lost))
+    atomic_fetch_or(&f->blocks, blocks);
+  return lost ? fail_memory(r, run, UM_EDROPPED, error) : code;
+}
+
+/* Few pages lie between two runs, or nothing: to protect these, too, costs less than another call. Not FAILED ones: a
+ * write to one asks the store again. */
+static bool is_near(const um_region *r, const struct um_writeback_run *run, const struct um_writeback_run *next) {
+  uint64_t page = run->first + run->count;
+  uint32_t resident = 0;
+  if (next->first < page || (next->first - page) << r->page_shift > NEAR)
+    return false;
+  for (; page < next->first; page++) {
+    enum um_state state = um_word_state(um_page_load(r, page));
+    resident += state != UM_ABSENT;
+    if (state == UM_FAILED || resident > NEAR_RESIDENT)
+      return false;
+  }
+  return true;
+}
+
+/* Protects and copies; runs of which that failed end here. */
+static void copy_all(um_writeback *b) {
+  um_region *r = b->region;
+  uint32_t kept = 0;
+  for (uint32_t from = 0, to; from < b->count; from = to) {
+    for (to = from + 1; to < b->count && is_near(r, &b->runs[to - 1], &b->runs[to]); to++)
+      ;
+    int failed = protect(b, from, to);
+    for (uint32_t i = from; i < to; i++)
+      unbusy(r, &b->runs[i]);
+    for (uint32_t i = from; i < to; i++) {
+      um_error error;
+      struct um_writeback_run run = b->runs[i];
+      um_write write = b->writes[i];
+      int code = failed;
+      if (!code) {
+        copy_out(write.buffer, (const void *)um_page_address(r, run.first), write.length);
+        code = end_copying(r, &run) ? -UM_EDROPPED : 0;
+      }
+      b->runs[kept] = run;
+      b->writes[kept] = write;
+      if (code)
+        finish_run(b, kept, fail_memory(r, &run, -code, &error), &error);
+      else
+        kept++;
+    }
+  }
+  b->count = kept;
+}
+
+static bool run_ended(void *context, um_write *write, um_error *error) {
+  um_writeback *b = context;
+  um_region *r = b->region;
+  um_gate_enter_wait(r);
+  finish_run(b, (uint32_t)(write - b->writes), write->code, error);
+  if (++b->done == b->count) /* nothing else may keep region and store from being closed under this thread */
+    return true;
+  um_gate_leave(r);
+  if (error) /* one by one, which takes its time */
+    tell_progress(r->pager);
+  return !b->stop;
+}
+
+static bool is_paged(const um_writeback *b) { /* a page is a batch of its own */
+  return um_blocks_tracked(b->region) || b->region->page_size > b->worker->staging_size;
+}
+
+void um_writeback_begin(um_writeback *b, um_worker *w, um_region *r, void (*ended)(um_writeback *, int, um_error *),
+                        void *context) {
+  b->worker = w;
+  b->region = r;
+  b->ended = ended;
+  b->context = context;
+  b->stop = false;
+  b->pages = b->freed = b->used = b->count = 0;
+}
+
+uint64_t um_writeback_room(const um_writeback *b) {
+  if (is_paged(b))
+    return b->count == 0;
+  return (b->worker->staging_size - b->used) >> b->region->page_shift;
+}
+
+void um_writeback_add(um_writeback *b, uint64_t first, uint64_t count, bool evict) {
+  um_region *r = b->region;
+  struct um_writeback_run *last = b->count ? &b->runs[b->count - 1] : NULL;
+  uint64_t at = is_paged(b) ? 0 : b->used >> r->page_shift;
+  memset(b->evict + at, evict, count);
+  if (last && last->first + last->count == first) {
+    last->count += count;
+  } else {
+    last = &b->runs[b->count];
+    *last = (struct um_writeback_run){first, count};
+    b->writes[b->count++] =
+        (um_write){.offset = first << r->page_shift, .buffer = (char *)b->worker->staging + b->used};
+  }
+  b->writes[b->count - 1].length = um_run_bytes(r, last->first, last->count);
+  b->used += count << r->page_shift;
+}
+
+void um_writeback_send(um_writeback *b) {
+  um_region *r = b->region;
+  um_error error;
+  if (b->count == 0)
+    return;
+  if (b->stop) {
+    for (uint32_t i = 0; i < b->count; i++)
+      finish_run(b, i, -ECANCELED, NULL);
+  } else if (is_paged(b)) {
+    finish_run(b, 0, write_page(b, &error), &error);
+  } else {
+    copy_all(b);
+    if (b->count) {
+      b->done = 0;
+      um_gate_leave(r);
+      um_writeback_many(b->worker, r, b->writes, b->count, run_ended, b);
+    }
+  }
+  b->count = 0;
+  b->used = 0;
+  tell_progress(r->pager);
 }
