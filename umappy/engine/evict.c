@@ -158,8 +158,7 @@ bool um_evict_one_clean(um_pager *p) {
 }
 
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || um_evict_one_clean(p) ||
-         um_standby_reclaim_oldest(p, UM_RECLAIM_SOME);
+  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || um_evict_one_clean(p);
 }
 
 /* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
