@@ -38,7 +38,7 @@ typedef struct um_store_ops {
   int (*close)(um_store *store, um_error *error); /* frees */
   void (*forked)(um_store *store); /* in a forked child: let go of what the parent's lock hangs on; async-signal-safe */
 
-  /* The rest may be missing (NULL); wrappers have none of it, so that they see every read. */
+  /* The rest may be missing (NULL); wrappers have none of it, so that they see every call. */
 
   /* As many reads in flight as the device wants, from this one thread. 0: all ended, each with its code; -EOPNOTSUPP:
    * nothing was done, the caller reads one by one, on as many threads as it has. A buffer holds its bytes once the read

@@ -27,8 +27,10 @@
 
 #include <sched.h>
 
-#define NEAR (2u << 20)   /* bytes between runs that are protected together, at most, and */
-#define NEAR_RESIDENT 32u /* resident pages among them: each costs 30 ns, another call 2 us */
+/* What protecting costs (m): a call, and a host page between two runs that it does for nothing. */
+#define CALL_NS 900u
+#define ABSENT_NS 10u
+#define PRESENT_NS 60u
 
 uint64_t um_writeback_claim(um_region *r, uint64_t page, uint64_t limit) {
   uint64_t count = 0;
@@ -199,17 +201,16 @@ static int write_page(um_writeback *b, um_error *error) {
   return lost ? fail_memory(r, run, UM_EDROPPED, error) : code;
 }
 
-/* Few pages lie between two runs, or nothing: to protect these, too, costs less than another call. Not FAILED ones: a
- * write to one asks the store again. */
+/* To protect what lies between two runs, too, costs less than another call. Not FAILED pages: a write to one asks the
+ * store again. */
 static bool is_near(const um_region *r, const struct um_writeback_run *run, const struct um_writeback_run *next) {
-  uint64_t page = run->first + run->count;
-  uint32_t resident = 0;
-  if (next->first < page || (next->first - page) << r->page_shift > NEAR)
+  uint64_t page = run->first + run->count, host_pages = r->page_size / um_host_page, ns = 0;
+  if (next->first < page)
     return false;
   for (; page < next->first; page++) {
     enum um_state state = um_word_state(um_page_load(r, page));
-    resident += state != UM_ABSENT;
-    if (state == UM_FAILED || resident > NEAR_RESIDENT)
+    ns += host_pages * (state == UM_ABSENT ? ABSENT_NS : PRESENT_NS);
+    if (state == UM_FAILED || ns > CALL_NS)
       return false;
   }
   return true;
