@@ -24,6 +24,7 @@
  *     region->errors.lock  failure records                                   error.c
  *     pool->fresh_lock     the address where new chunks are made             pool.c
  *     pool->lock           lists of chunks                                   pool.c
+ *     shelves->lock        scattered blocks in chunks; taken with no other   shelf.c
  *     region->advice.lock  who advises; taken with no other                  advise.c
  */
 #ifndef UM_INTERNAL_H
@@ -150,6 +151,9 @@ struct um_region {
   _Atomic uint64_t charged;          /* bytes of bookkeeping in the budget; words.c */
   _Atomic uint64_t write_backoff_ns; /* the store failed: no write-back for eviction before this; 0: it did not */
   _Atomic bool unflushed;            /* the store took writes since its last flush */
+  _Atomic uint64_t writes_begun;     /* calls of the store's write, and so the next: writeback.c */
+  _Atomic uint64_t writes_ended;
+  uint32_t shelf; /* the chunk of its newest shelf, or what was; shelves->lock */
   uint32_t flushing;                 /* flushes of the store under way; pager->lock */
   _Atomic bool tainted;              /* a page FAILED, ever */
   _Atomic uint64_t wasted_page;      /* a run that was read ahead and given up untouched, and */
@@ -224,6 +228,7 @@ struct um_pager {
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
   um_pool pool;
+  struct um_shelves *_Atomic shelves; /* NULL until something is gathered; shelf.c */
   _Atomic uint64_t standby_bytes;    /* in chunks of runs STANDBY; standby.c */
   _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
   _Atomic uint64_t memory_min;       /* what the regions there are need; region.c */

@@ -7,6 +7,7 @@
 #include "pool.h"
 
 #include "mechanism.h"
+#include "shelf.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
@@ -123,15 +124,17 @@ static int make(um_pager *p, uint32_t chunk) {
 
 uint32_t um_pool_take_full(um_pager *p) {
   uint32_t chunk = pop_full(p);
-  if (chunk || !um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
+  if (chunk)
     return chunk;
+  if (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
+    return um_shelf_take_oldest(p);
   chunk = um_pool_take_empty(p);
   if (chunk && make(p, chunk) == 0)
     return chunk;
   if (chunk)
     um_pool_put_empty(p, chunk);
   um_budget_release(p, UM_CHUNK);
-  return 0;
+  return um_shelf_take_oldest(p);
 }
 
 void um_pool_unlock(um_pager *p) {
@@ -167,7 +170,7 @@ void um_pool_clear(um_pager *p, uint32_t chunk) {
 
 bool um_pool_trim(um_pager *p) {
   uint32_t chunk = pop_full(p);
-  if (!chunk)
+  if (!chunk && !(chunk = um_shelf_take_oldest(p)))
     return false;
   um_pool_clear(p, chunk);
   um_budget_release(p, UM_CHUNK);

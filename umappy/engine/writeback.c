@@ -58,7 +58,7 @@ static um_word clear(um_region *r, uint64_t page, um_word flags) {
   return w;
 }
 
-int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+static int write_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
                        um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
@@ -77,6 +77,14 @@ int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *
     struct timespec pause = {0, 10000000L << (2 * attempt)};
     nanosleep(&pause, NULL);
   }
+}
+
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error) {
+  atomic_fetch_add(&r->writes_begun, 1); /* what was read beside it is not trusted; gather.c */
+  int code = write_piece(w, r, offset, buffer, length, error);
+  atomic_fetch_add(&r->writes_ended, 1);
+  return code;
 }
 
 /* Users of the region may write to it meanwhile, which is why the page was protected first. */

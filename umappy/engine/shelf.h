@@ -1,0 +1,36 @@
+/* shelf.h: what was gathered and may be asked for again. A shelf is a chunk that holds scattered blocks of one region,
+ * read straight from the store and not mapped. It is memory of the pool's that nobody uses (pool->idle): whoever needs
+ * a chunk or budget takes the oldest.
+ *
+ * A block on a shelf is what the store held while `writes` writes to it had begun and none was under way. So it is what
+ * the page holds as long as the page is ABSENT and no write has begun since: um_region->writes_begun tells. */
+#ifndef UM_SHELF_H
+#define UM_SHELF_H
+
+#include "internal.h"
+
+#define UM_SHELF_BLOCK 4096u
+#define UM_SHELF_BLOCKS (UM_CHUNK / UM_SHELF_BLOCK)
+
+/* Free places of a shelf; the taker's alone until it puts the shelf back. */
+typedef struct um_shelf_room {
+  uint32_t chunk;
+  uint32_t filled; /* places before the first free one */
+  char *bytes;     /* of that one */
+} um_shelf_room;
+
+int um_shelves_open(um_pager *p); /* 0: there are shelves from now on; -ENOMEM: no memory for them */
+void um_shelves_destroy(um_pager *p);
+
+/* Room for `least` blocks and more. False: no memory without writing something back. */
+bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room *room);
+/* `blocks`: what the places taken hold now, UINT64_MAX: nothing. */
+void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, const uint64_t *blocks, uint32_t count);
+uint32_t um_shelf_take_oldest(um_pager *p); /* its chunk, FULL and the caller's; 0: there is none */
+
+/* Blocks that are found stay until the shelves are let go. No other lock, and no memory that may fault, meanwhile. */
+void um_shelves_hold(um_pager *p);
+void um_shelves_let_go(um_pager *p);
+const char *um_shelf_find(const um_region *r, uint64_t writes, uint64_t block); /* held; NULL: it is on none */
+
+#endif
