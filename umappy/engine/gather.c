@@ -15,13 +15,13 @@
 
 #include <sched.h>
 
-#define ITEMS 2048u        /* a round */
-#define SHELVES 2u         /* a round fills at most: reads in flight dwindle at the end of each */
+#define ITEMS 2048u /* a round */
+#define SHELVES 2u  /* a round fills at most: reads in flight dwindle at the end of each */
 #define BLOCKS (SHELVES * (uint32_t)UM_SHELF_BLOCKS)
-#define READ_BLOCKS 16u    /* a read at most */
-#define GAP_BLOCKS 2u      /* read along where that makes one read of two */
-#define ROOM_LEAST 64u     /* places; fewer than that are left empty */
-#define BATCH_LEAST 16u    /* reads that prove, when they are refused, that the store reads no batches */
+#define READ_BLOCKS 16u /* a read at most */
+#define GAP_BLOCKS 2u   /* read along where that makes one read of two */
+#define ROOM_LEAST 64u  /* places; fewer than that are left empty */
+#define BATCH_LEAST 16u /* reads that prove, when they are refused, that the store reads no batches */
 #define START_NS 1000000000u
 
 typedef struct gathering {
@@ -39,7 +39,7 @@ typedef struct gathering {
   uint64_t blocks[BLOCKS];    /* that are read, rising; block i goes to place i of the rooms */
   bool failed[BLOCKS];
   um_read reads[BLOCKS];
-  uint32_t starts[BLOCKS];    /* the first block of each read */
+  uint32_t starts[BLOCKS]; /* the first block of each read */
   enum { COPIED, ABSENT, THERE } way[ITEMS];
 } gathering;
 
@@ -57,12 +57,8 @@ static void copy(char *to, const char *from, uint64_t length) {
     memcpy(to, from, length);
 }
 
-static uint32_t places(const um_shelf_room *room) {
-  return (uint32_t)UM_SHELF_BLOCKS - room->filled;
-}
-
 static char *place(const gathering *k, uint32_t i) {
-  uint32_t first = places(&k->rooms[0]);
+  uint32_t first = k->rooms[0].count;
   return i < first ? k->rooms[0].bytes + (uint64_t)i * UM_SHELF_BLOCK
                    : k->rooms[1].bytes + (uint64_t)(i - first) * UM_SHELF_BLOCK;
 }
@@ -149,7 +145,7 @@ static int make_room(gathering *k) {
     um_shelf_room *next = &k->rooms[k->room_count];
     if (!um_shelf_take(k->region, k->writes, (uint32_t)um_min(k->count, ROOM_LEAST), next))
       break;
-    room += places(next);
+    room += next->count;
   }
   if (room < READ_BLOCKS + 1 && room < k->count)
     return -EOPNOTSUPP;
@@ -168,7 +164,7 @@ static void plan_reads(gathering *k) {
     um_read *last = k->read_count ? &k->reads[k->read_count - 1] : NULL;
     uint64_t at = k->blocks[i] * UM_SHELF_BLOCK, n = um_min(UM_SHELF_BLOCK, size - at);
     k->failed[i] = false;
-    if (last && last->offset + last->length == at && i != places(&k->rooms[0]) &&
+    if (last && last->offset + last->length == at && i != k->rooms[0].count &&
         last->length < READ_BLOCKS * UM_SHELF_BLOCK) {
       last->length += n;
     } else {
@@ -180,6 +176,7 @@ static void plan_reads(gathering *k) {
 
 static int read_blocks(gathering *k) {
   um_region *r = k->region;
+  uint64_t start = um_now_ns();
   plan_reads(k);
   um_batch batch = {.reads = k->reads, .count = k->read_count, .timeout_ns = r->pager->timeout_ns};
   int code = r->store->ops->read_batch(r->store, &batch);
@@ -200,6 +197,7 @@ static int read_blocks(gathering *k) {
     uint32_t end = i + 1 < k->read_count ? k->starts[i + 1] : k->count;
     memset(k->failed + k->starts[i], true, end - k->starts[i]);
   }
+  um_shelf_earn(r, k->blocks, k->count, um_now_ns() - start);
   return 0;
 }
 
@@ -214,7 +212,7 @@ static void put_away(gathering *k, bool good) {
     if (k->failed[i])
       k->blocks[i] = UINT64_MAX;
   for (uint32_t i = 0; i < k->room_count; i++) {
-    uint32_t n = good ? (uint32_t)um_min(k->count - done, places(&k->rooms[i])) : 0;
+    uint32_t n = good ? (uint32_t)um_min(k->count - done, k->rooms[i].count) : 0;
     um_shelf_put(k->region, k->writes, &k->rooms[i], k->blocks + done, n);
     done += n;
   }

@@ -92,7 +92,7 @@ void um_pool_put_full(um_pager *p, uint32_t chunk) {
   push(&p->pool, &p->pool.full, chunk);
 }
 
-static uint32_t pop_full(um_pager *p) {
+uint32_t um_pool_take_idle(um_pager *p) {
   uint32_t chunk = pop(&p->pool, &p->pool.full);
   if (chunk)
     atomic_fetch_sub(&p->pool.idle, UM_CHUNK);
@@ -122,19 +122,23 @@ static int make(um_pager *p, uint32_t chunk) {
   return code;
 }
 
-uint32_t um_pool_take_full(um_pager *p) {
-  uint32_t chunk = pop_full(p);
-  if (chunk)
-    return chunk;
+uint32_t um_pool_take_new(um_pager *p) {
   if (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
-    return um_shelf_take_oldest(p);
-  chunk = um_pool_take_empty(p);
+    return 0;
+  uint32_t chunk = um_pool_take_empty(p);
   if (chunk && make(p, chunk) == 0)
     return chunk;
   if (chunk)
     um_pool_put_empty(p, chunk);
   um_budget_release(p, UM_CHUNK);
-  return um_shelf_take_oldest(p);
+  return 0;
+}
+
+uint32_t um_pool_take_full(um_pager *p) {
+  uint32_t chunk = um_pool_take_idle(p);
+  if (!chunk)
+    chunk = um_pool_take_new(p);
+  return chunk ? chunk : um_shelf_take_oldest(p);
 }
 
 void um_pool_unlock(um_pager *p) {
@@ -169,7 +173,7 @@ void um_pool_clear(um_pager *p, uint32_t chunk) {
 }
 
 bool um_pool_trim(um_pager *p) {
-  uint32_t chunk = pop_full(p);
+  uint32_t chunk = um_pool_take_idle(p);
   if (!chunk && !(chunk = um_shelf_take_oldest(p)))
     return false;
   um_pool_clear(p, chunk);

@@ -7,7 +7,12 @@
 
 #include "pool.h"
 
-#define WAYS 8u /* entries a bucket */
+#include <sys/mman.h>
+
+#define WAYS 8u          /* entries a bucket */
+#define SHARE 8u         /* of the time of reading that new memory may cost, one in so many */
+#define COST_NS 1000000u /* of a new shelf, before one was made */
+#define CREDIT_MOST 64u  /* shelves that can be saved up for */
 #define NONE UINT64_MAX
 
 typedef struct shelf {
@@ -25,26 +30,32 @@ typedef struct um_shelves {
   uint32_t *table;         /* buckets of places and one; 0: free */
   uint32_t shift;          /* of a hash, to the number of its bucket */
   uint32_t oldest, newest; /* chunks; 0: there are none */
-  uint64_t shelves_mapped, blocks_mapped, table_mapped;
+  uint16_t *seen;          /* by hash: a sign of the last block that was read; races cost a wrong guess */
+  char *buffer;            /* of a chunk's length, of small pages */
+  uint64_t shelves_mapped, blocks_mapped, table_mapped, seen_mapped; /* constant */
+  _Atomic bool buffer_taken;
+  _Atomic uint64_t credit_ns, cost_ns; /* that new shelves may cost; what the last one did */
 } um_shelves;
 
 static void unmap(um_shelves *s) {
   um_memory_unmap(s->shelves, s->shelves_mapped);
   um_memory_unmap(s->blocks, s->blocks_mapped);
   um_memory_unmap(s->table, s->table_mapped);
+  um_memory_unmap(s->seen, s->seen_mapped);
+  um_memory_unmap(s->buffer, UM_CHUNK);
   free(s);
 }
 
 static uint64_t bytes_of(const um_shelves *s) {
-  return s->shelves_mapped + s->blocks_mapped + s->table_mapped;
+  return s->shelves_mapped + s->blocks_mapped + s->table_mapped + s->seen_mapped + UM_CHUNK;
 }
 
 static um_shelves *make(um_pager *p) {
   um_shelves *s = calloc(1, sizeof *s);
   if (!s)
     return NULL;
-  uint64_t places = (uint64_t)p->pool.count * UM_SHELF_BLOCKS, buckets = 1;
-  s->shift = 64;
+  uint64_t places = (uint64_t)p->pool.count * UM_SHELF_BLOCKS, buckets = 2;
+  s->shift = 63;
   while (buckets * WAYS < places * 3 / 2) {
     buckets *= 2;
     s->shift--;
@@ -52,6 +63,7 @@ static um_shelves *make(um_pager *p) {
   s->shelves_mapped = um_round_up((p->pool.count + 1) * sizeof *s->shelves, um_host_page);
   s->blocks_mapped = um_round_up(places * sizeof *s->blocks, um_host_page);
   s->table_mapped = um_round_up(buckets * WAYS * sizeof *s->table, um_host_page);
+  s->seen_mapped = um_round_up(buckets * WAYS * sizeof *s->seen, um_host_page);
   if (um_memory_wait(p, bytes_of(s), atomic_load(&p->emergency), 0)) {
     free(s);
     return NULL;
@@ -59,13 +71,18 @@ static um_shelves *make(um_pager *p) {
   s->shelves = um_memory_map(s->shelves_mapped);
   s->blocks = um_memory_map(s->blocks_mapped);
   s->table = um_memory_map(s->table_mapped);
+  s->seen = um_memory_map(s->seen_mapped);
+  s->buffer = um_memory_map(UM_CHUNK);
   pthread_rwlockattr_t attributes;
   pthread_rwlockattr_init(&attributes);
   pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   pthread_rwlock_init(&s->lock, &attributes);
   pthread_rwlockattr_destroy(&attributes);
-  if (s->shelves && s->blocks && s->table)
+  if (s->shelves && s->blocks && s->table && s->seen && s->buffer) {
+    madvise(s->buffer, UM_CHUNK, MADV_NOHUGEPAGE);
+    s->cost_ns = COST_NS;
     return s;
+  }
   um_budget_release(p, bytes_of(s));
   unmap(s);
   return NULL;
@@ -103,9 +120,24 @@ static uint64_t number_of(const um_region *r) {
   return (uint64_t)r->trace_id + 1;
 }
 
+static uint64_t hash_of(const um_region *r, uint64_t block) {
+  return (block ^ number_of(r) << 44) * 0x9E3779B97F4A7C15u;
+}
+
 static uint32_t *bucket_of(const um_shelves *s, const um_region *r, uint64_t block) {
-  uint64_t hash = (block ^ number_of(r) << 44) * 0x9E3779B97F4A7C15u;
-  return s->table + (s->shift == 64 ? 0 : hash >> s->shift) * WAYS;
+  return s->table + (hash_of(r, block) >> s->shift) * WAYS;
+}
+
+void um_shelf_earn(um_region *r, const uint64_t *blocks, uint32_t count, uint64_t ns) {
+  um_shelves *s = atomic_load(&r->pager->shelves);
+  uint32_t again = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    uint64_t hash = hash_of(r, blocks[i]);
+    uint16_t sign = (uint16_t)hash | 1, *seen = &s->seen[(hash >> s->shift) * WAYS + (hash >> 16) % WAYS];
+    again += __atomic_exchange_n(seen, sign, __ATOMIC_RELAXED) == sign;
+  }
+  uint64_t most = CREDIT_MOST * atomic_load(&s->cost_ns), credit = atomic_load(&s->credit_ns);
+  atomic_store(&s->credit_ns, um_min(most, credit + ns / SHARE + ns * again / um_max(1, count)));
 }
 
 static const shelf *shelf_of(const um_shelves *s, uint64_t place) {
@@ -197,6 +229,21 @@ static uint32_t take_open(um_shelves *s, um_region *r, uint64_t writes, uint32_t
   return chunk;
 }
 
+/* Memory is made where there is credit for it; where the budget has none, the oldest shelf goes. */
+static uint32_t take_chunk(um_pager *p, um_shelves *s) {
+  uint32_t chunk = um_pool_take_idle(p);
+  uint64_t cost = atomic_load(&s->cost_ns), credit = atomic_load(&s->credit_ns);
+  if (chunk || (credit < cost && um_budget_free(p) >= UM_CHUNK + atomic_load(&p->pool.idle)))
+    return chunk;
+  uint64_t start = um_now_ns();
+  if ((chunk = um_pool_take_new(p)) == 0)
+    return um_shelf_take_oldest(p);
+  cost = um_now_ns() - start;
+  atomic_store(&s->cost_ns, cost);
+  atomic_store(&s->credit_ns, credit - um_min(credit, cost));
+  return chunk;
+}
+
 bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room *room) {
   um_pager *p = r->pager;
   um_shelves *s = atomic_load(&p->shelves);
@@ -208,17 +255,22 @@ bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room 
   pthread_rwlock_unlock(&s->lock);
   if (room->chunk)
     atomic_fetch_sub(&p->pool.idle, UM_CHUNK);
-  for (uint32_t tries = 0; !room->chunk && !(room->chunk = um_pool_take_full(p)); tries++)
-    if (tries == 2 * UM_SHELF_BLOCKS || !um_evict_one_clean(p))
-      return false;
-  room->bytes = (char *)um_pool_address(p, room->chunk) + (uint64_t)room->filled * UM_SHELF_BLOCK;
-  return true;
+  else
+    room->chunk = take_chunk(p, s);
+  room->count = (uint32_t)UM_SHELF_BLOCKS - room->filled;
+  room->bytes =
+      room->chunk ? (char *)um_pool_address(p, room->chunk) + (uint64_t)room->filled * UM_SHELF_BLOCK : s->buffer;
+  return room->chunk || !atomic_exchange(&s->buffer_taken, true);
 }
 
 void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, const uint64_t *blocks, uint32_t count) {
   um_pager *p = r->pager;
   um_shelves *s = atomic_load(&p->shelves);
   shelf *shelf = &s->shelves[room->chunk];
+  if (room->chunk == 0) {
+    atomic_store(&s->buffer_taken, false);
+    return;
+  }
   pthread_rwlock_wrlock(&s->lock);
   if (room->filled == 0)
     append(s, room->chunk);
