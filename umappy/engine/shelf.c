@@ -9,10 +9,11 @@
 
 #include <sys/mman.h>
 
-#define WAYS 8u          /* entries a bucket */
-#define SHARE 8u         /* of the time of reading that new memory may cost, one in so many */
-#define COST_NS 1000000u /* of a new shelf, before one was made */
-#define CREDIT_MOST 64u  /* shelves that can be saved up for */
+#define WAYS 8u         /* entries a bucket */
+#define SHARE 8u        /* of the time of reading that new memory may cost, one in so many */
+#define COST_NS 1000000 /* of a new shelf, before one was made */
+#define BUFFER ((uint64_t)UM_SHELF_UNITS * UM_SHELF_UNIT)
+#define CREDIT_MOST 64 /* shelves that can be saved up for */
 #define NONE UINT64_MAX
 
 typedef struct shelf {
@@ -31,10 +32,10 @@ typedef struct um_shelves {
   uint32_t shift;          /* of a hash, to the number of its bucket */
   uint32_t oldest, newest; /* chunks; 0: there are none */
   uint16_t *seen;          /* by hash: a sign of the last block that was read; races cost a wrong guess */
-  char *buffer;            /* of a chunk's length, of small pages */
+  void *_Atomic buffer;    /* that nobody uses, or NULL */
   uint64_t shelves_mapped, blocks_mapped, table_mapped, seen_mapped; /* constant */
-  _Atomic bool buffer_taken;
-  _Atomic uint64_t credit_ns, cost_ns; /* that new shelves may cost; what the last one did */
+  _Atomic int64_t credit_ns; /* that new shelves may cost; below zero: they cost more than was thought */
+  _Atomic int64_t cost_ns;   /* of the last one */
 } um_shelves;
 
 static void unmap(um_shelves *s) {
@@ -42,12 +43,12 @@ static void unmap(um_shelves *s) {
   um_memory_unmap(s->blocks, s->blocks_mapped);
   um_memory_unmap(s->table, s->table_mapped);
   um_memory_unmap(s->seen, s->seen_mapped);
-  um_memory_unmap(s->buffer, UM_CHUNK);
+  um_memory_unmap(atomic_load(&s->buffer), BUFFER);
   free(s);
 }
 
 static uint64_t bytes_of(const um_shelves *s) {
-  return s->shelves_mapped + s->blocks_mapped + s->table_mapped + s->seen_mapped + UM_CHUNK;
+  return s->shelves_mapped + s->blocks_mapped + s->table_mapped + s->seen_mapped;
 }
 
 static um_shelves *make(um_pager *p) {
@@ -72,14 +73,12 @@ static um_shelves *make(um_pager *p) {
   s->blocks = um_memory_map(s->blocks_mapped);
   s->table = um_memory_map(s->table_mapped);
   s->seen = um_memory_map(s->seen_mapped);
-  s->buffer = um_memory_map(UM_CHUNK);
   pthread_rwlockattr_t attributes;
   pthread_rwlockattr_init(&attributes);
   pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   pthread_rwlock_init(&s->lock, &attributes);
   pthread_rwlockattr_destroy(&attributes);
-  if (s->shelves && s->blocks && s->table && s->seen && s->buffer) {
-    madvise(s->buffer, UM_CHUNK, MADV_NOHUGEPAGE);
+  if (s->shelves && s->blocks && s->table && s->seen) {
     s->cost_ns = COST_NS;
     return s;
   }
@@ -116,6 +115,28 @@ void um_shelves_let_go(um_pager *p) {
   pthread_rwlock_unlock(&atomic_load(&p->shelves)->lock);
 }
 
+/* Of small pages: a huge one costs its whole length at the first touch. */
+void *um_shelf_buffer_take(um_pager *p) {
+  void *buffer = atomic_exchange(&atomic_load(&p->shelves)->buffer, NULL);
+  if (buffer || um_memory_wait(p, BUFFER, atomic_load(&p->emergency), 0))
+    return buffer;
+  buffer = um_memory_map(BUFFER);
+  if (!buffer) {
+    um_budget_release(p, BUFFER);
+    return NULL;
+  }
+  madvise(buffer, BUFFER, MADV_NOHUGEPAGE);
+  atomic_fetch_add(&p->overhead, BUFFER);
+  return buffer;
+}
+
+void um_shelf_buffer_put(um_pager *p, void *buffer) {
+  if (!buffer || !(buffer = atomic_exchange(&atomic_load(&p->shelves)->buffer, buffer)))
+    return;
+  um_memory_unmap(buffer, BUFFER);
+  um_budget_uncharge(p, BUFFER);
+}
+
 static uint64_t number_of(const um_region *r) {
   return (uint64_t)r->trace_id + 1;
 }
@@ -132,12 +153,13 @@ void um_shelf_earn(um_region *r, const uint64_t *blocks, uint32_t count, uint64_
   um_shelves *s = atomic_load(&r->pager->shelves);
   uint32_t again = 0;
   for (uint32_t i = 0; i < count; i++) {
-    uint64_t hash = hash_of(r, blocks[i]);
+    uint64_t hash = hash_of(r, blocks[i]); /* one that was read in vain does no harm */
     uint16_t sign = (uint16_t)hash | 1, *seen = &s->seen[(hash >> s->shift) * WAYS + (hash >> 16) % WAYS];
     again += __atomic_exchange_n(seen, sign, __ATOMIC_RELAXED) == sign;
   }
-  uint64_t most = CREDIT_MOST * atomic_load(&s->cost_ns), credit = atomic_load(&s->credit_ns);
-  atomic_store(&s->credit_ns, um_min(most, credit + ns / SHARE + ns * again / um_max(1, count)));
+  int64_t earned = (int64_t)(ns / SHARE + ns * again / um_max(1, count));
+  if (atomic_load(&s->credit_ns) < CREDIT_MOST * atomic_load(&s->cost_ns))
+    atomic_fetch_add(&s->credit_ns, earned);
 }
 
 static const shelf *shelf_of(const um_shelves *s, uint64_t place) {
@@ -232,15 +254,15 @@ static uint32_t take_open(um_shelves *s, um_region *r, uint64_t writes, uint32_t
 /* Memory is made where there is credit for it; where the budget has none, the oldest shelf goes. */
 static uint32_t take_chunk(um_pager *p, um_shelves *s) {
   uint32_t chunk = um_pool_take_idle(p);
-  uint64_t cost = atomic_load(&s->cost_ns), credit = atomic_load(&s->credit_ns);
-  if (chunk || (credit < cost && um_budget_free(p) >= UM_CHUNK + atomic_load(&p->pool.idle)))
+  bool credit = atomic_load(&s->credit_ns) >= atomic_load(&s->cost_ns);
+  if (chunk || (!credit && um_budget_free(p) >= UM_CHUNK + atomic_load(&p->pool.idle)))
     return chunk;
-  uint64_t start = um_now_ns();
+  int64_t start = (int64_t)um_now_ns();
   if ((chunk = um_pool_take_new(p)) == 0)
     return um_shelf_take_oldest(p);
-  cost = um_now_ns() - start;
+  int64_t cost = (int64_t)um_now_ns() - start;
   atomic_store(&s->cost_ns, cost);
-  atomic_store(&s->credit_ns, credit - um_min(credit, cost));
+  atomic_fetch_sub(&s->credit_ns, cost);
   return chunk;
 }
 
@@ -258,19 +280,15 @@ bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room 
   else
     room->chunk = take_chunk(p, s);
   room->count = (uint32_t)UM_SHELF_BLOCKS - room->filled;
-  room->bytes =
-      room->chunk ? (char *)um_pool_address(p, room->chunk) + (uint64_t)room->filled * UM_SHELF_BLOCK : s->buffer;
-  return room->chunk || !atomic_exchange(&s->buffer_taken, true);
+  if (room->chunk)
+    room->bytes = (char *)um_pool_address(p, room->chunk) + (uint64_t)room->filled * UM_SHELF_BLOCK;
+  return room->chunk;
 }
 
 void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, const uint64_t *blocks, uint32_t count) {
   um_pager *p = r->pager;
   um_shelves *s = atomic_load(&p->shelves);
   shelf *shelf = &s->shelves[room->chunk];
-  if (room->chunk == 0) {
-    atomic_store(&s->buffer_taken, false);
-    return;
-  }
   pthread_rwlock_wrlock(&s->lock);
   if (room->filled == 0)
     append(s, room->chunk);

@@ -16,9 +16,12 @@
 #define UM_SHELF_BLOCK 4096u
 #define UM_SHELF_BLOCKS (UM_CHUNK / UM_SHELF_BLOCK)
 
-/* Free places of a shelf, or of a buffer that is none; the taker's alone until it puts them back. */
+#define UM_SHELF_UNIT (4 * UM_SHELF_BLOCK)
+#define UM_SHELF_UNITS 256u
+
+/* Free places of a shelf; the taker's alone until it puts the shelf back. */
 typedef struct um_shelf_room {
-  uint32_t chunk;  /* 0: the buffer, which keeps nothing */
+  uint32_t chunk;
   uint32_t filled; /* places before the first free one */
   uint32_t count;  /* free ones */
   char *bytes;     /* of the first */
@@ -27,10 +30,15 @@ typedef struct um_shelf_room {
 int um_shelves_open(um_pager *p); /* 0: there are shelves from now on; -ENOMEM: no memory for them */
 void um_shelves_destroy(um_pager *p);
 
-/* Room for `least` blocks and more. False: no memory without writing something back. */
+/* Room for `least` blocks and more. False: there is none that costs no more than was earned. */
 bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room *room);
 /* `blocks`: what the first places hold now, UINT64_MAX: nothing. */
 void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, const uint64_t *blocks, uint32_t count);
+
+/* UM_SHELF_UNITS units of memory that keep nothing; NULL: no memory. */
+void *um_shelf_buffer_take(um_pager *p);
+void um_shelf_buffer_put(um_pager *p, void *buffer);
+
 /* These blocks were read, in so long: what new shelves may cost. */
 void um_shelf_earn(um_region *r, const uint64_t *blocks, uint32_t count, uint64_t ns);
 uint32_t um_shelf_take_oldest(um_pager *p); /* its chunk, FULL and the caller's; 0: there is none */
