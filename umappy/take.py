@@ -258,8 +258,9 @@ class _Gather:
             some = items.select(slice(at, at + step))
             values = np.empty((some.starts.size, extent), np.uint8)
             done = self._region._gather(some.starts.astype(np.uint64), values)
-            some = some.select(slice(done))
-            target[some.target] = _view_items(values[:done], source, len(some.source))
+            if done > 0:
+                some = some.select(slice(done))
+                target[some.target] = _view_items(values[:done], source, len(some.source))
             if done < values.shape[0]:
                 return at + done
         return items.starts.size

@@ -63,6 +63,16 @@ static void copy(char *to, const char *from, uint64_t length) {
     memcpy(to, from, length);
 }
 
+/* From memory that its user may be writing: a word is never torn. */
+static void copy_from_memory(char *to, uintptr_t from, uint64_t length) {
+  if (length == 8 && from % 8 == 0) {
+    uint64_t word = __atomic_load_n((const uint64_t *)from, __ATOMIC_RELAXED);
+    memcpy(to, &word, 8);
+  } else {
+    memcpy(to, (const char *)from, length);
+  }
+}
+
 /* False: a block of the item is on no shelf. */
 static bool copy_from_shelves(const gathering *k, uint64_t item) {
   uint64_t at = k->offsets[item], end = at + k->item_size;
@@ -259,7 +269,7 @@ static int do_round(gathering *k, uint64_t count) {
     return -EAGAIN;
   for (uint64_t item = k->first; item < k->end; item++)
     if (k->way[item - k->first] == THERE)
-      copy(k->out + item * k->item_size, (const char *)r->address + k->offsets[item], k->item_size);
+      copy_from_memory(k->out + item * k->item_size, r->address + k->offsets[item], k->item_size);
   return 0;
 }
 

@@ -288,14 +288,14 @@ bool um_shelf_take(um_region *r, uint64_t writes, uint32_t least, um_shelf_room 
 void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, const uint64_t *blocks, uint32_t count) {
   um_pager *p = r->pager;
   um_shelves *s = atomic_load(&p->shelves);
-  shelf *shelf = &s->shelves[room->chunk];
+  shelf *to = &s->shelves[room->chunk];
   pthread_rwlock_wrlock(&s->lock);
   if (room->filled == 0)
     append(s, room->chunk);
-  shelf->region = number_of(r);
-  shelf->writes = writes;
-  shelf->taken = false;
-  shelf->filled = room->filled + count;
+  to->region = number_of(r);
+  to->writes = writes;
+  to->taken = false;
+  to->filled = room->filled + count;
   uint64_t place = (uint64_t)(room->chunk - 1) * UM_SHELF_BLOCKS + room->filled;
   for (uint32_t i = 0; i < count; i++, place++) {
     s->blocks[place] = NONE;
