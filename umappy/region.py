@@ -215,9 +215,7 @@ class Region(mmap.mmap):
         with self._handle.use() as region:
             offsets, out = ffi.from_buffer("uint64_t[]", starts), ffi.from_buffer(values, require_writable=True)
             while done[0] < len(starts) and code == 0:
-                code = lib.um_region_gather(
-                    region, offsets, len(starts), values.shape[1], out, WAIT_SLICE_MS, done
-                )
+                code = lib.um_region_gather(region, offsets, len(starts), values.shape[1], out, WAIT_SLICE_MS, done)
         if code not in (0, -errno.EAGAIN, -errno.EOPNOTSUPP):
             raise make_store_error(-code, op=OP_MEMORY)
         return done[0]

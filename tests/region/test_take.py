@@ -55,10 +55,14 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[memoryview]:
         file.seek(100 << 20)
         file.write(make_bytes(1, SIZE))
         file.truncate(160 << 20)
-    with umappy.Pager("64MiB", fillers=2) as pager, umappy.umap(path, pager=pager) as region:
-        with memoryview(region) as everything, everything[100 << 20 : (100 << 20) + SIZE] as part:
-            yield part
-            gc.collect()
+    with (
+        umappy.Pager("64MiB", fillers=2) as pager,
+        umappy.umap(path, pager=pager) as region,
+        memoryview(region) as everything,
+        everything[100 << 20 : (100 << 20) + SIZE] as part,
+    ):
+        yield part
+        gc.collect()
 
 
 def check_same(found: Any, wanted: Any) -> None:

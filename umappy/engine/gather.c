@@ -1,8 +1,9 @@
 /* gather.c: scattered items, a few bytes of a page each, without making their pages resident. Of pages that are absent
- * the blocks of 4 KiB that hold items are read into shelves, as many reads in flight as the device wants, on the
- * caller's thread; the items are copied from there. Blocks that are on a shelf already are not read. Items in pages
- * that are there are read through memory, as any user reads, and so are those that the store fails to give: the fault
- * that comes then tells of the error.
+ * the blocks of 4 KiB that hold items are read, as many reads in flight as the device wants, on the caller's thread:
+ * into shelves (shelf.h), or through a small buffer. The items are copied from there. Blocks that are on a shelf
+ * already are not read. Items in pages that are there are read through memory, as any user reads, and so are those that
+ * the store fails to give: the fault that comes then tells of the error. A device that hangs keeps the caller, as pread
+ * would.
  *
  * Soundness. Pages are not claimed: a page that was ABSENT at some moment of a round holds what the store had then. The
  * store's bytes are the same from the beginning of the round to its end if no write to it was under way then, and none

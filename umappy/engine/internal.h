@@ -153,12 +153,12 @@ struct um_region {
   _Atomic bool unflushed;            /* the store took writes since its last flush */
   _Atomic uint64_t writes_begun;     /* calls of the store's write, and so the next: writeback.c */
   _Atomic uint64_t writes_ended;
-  uint32_t shelf; /* the chunk of its newest shelf, or what was; shelves->lock */
-  uint32_t flushing;                 /* flushes of the store under way; pager->lock */
-  _Atomic bool tainted;              /* a page FAILED, ever */
-  _Atomic uint64_t wasted_page;      /* a run that was read ahead and given up untouched, and */
-  _Atomic uint32_t wasted;           /* how many since the leader looked */
-  _Atomic uint64_t untold;           /* failure records nobody was told of */
+  uint32_t shelf;               /* the chunk of its newest shelf, or what was; shelves->lock */
+  uint32_t flushing;            /* flushes of the store under way; pager->lock */
+  _Atomic bool tainted;         /* a page FAILED, ever */
+  _Atomic uint64_t wasted_page; /* a run that was read ahead and given up untouched, and */
+  _Atomic uint32_t wasted;      /* how many since the leader looked */
+  _Atomic uint64_t untold;      /* failure records nobody was told of */
   um_errors errors;
   um_advice_table advice;
   um_counters counters;
@@ -229,9 +229,9 @@ struct um_pager {
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
   um_pool pool;
   struct um_shelves *_Atomic shelves; /* NULL until something is gathered; shelf.c */
-  _Atomic uint64_t standby_bytes;    /* in chunks of runs STANDBY; standby.c */
-  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
-  _Atomic uint64_t memory_min;       /* what the regions there are need; region.c */
+  _Atomic uint64_t standby_bytes;     /* in chunks of runs STANDBY; standby.c */
+  _Atomic uint64_t reserved, wanted;  /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min;        /* what the regions there are need; region.c */
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */

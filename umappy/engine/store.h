@@ -42,7 +42,8 @@ typedef struct um_store_ops {
   /* As many reads in flight as the device wants, from this one thread. 0: all ended, each with its code; -EOPNOTSUPP:
    * nothing was done, the caller reads one by one, on as many threads as it has. A buffer holds its bytes once the read
    * ended with 0; after -ETIMEDOUT the device may still write into it, until read_batch returns: it does not before the
-   * device has let go of them all. `ended` must not call read_batch. */
+   * device has let go of them all. `ended` must not call read_batch; it may set the buffers of reads that have not
+   * begun. It may be called for what another call reads, or writes: then the buffer may hold anything (gather.c). */
   int (*read_batch)(um_store *store, um_batch *batch);
   /* 0: the bytes were in memory already and are in `buffer`. Else it did not wait for any, `buffer` may hold anything,
    * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
