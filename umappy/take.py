@@ -1,8 +1,10 @@
 """Gathering elements of arrays larger than memory.
 
 `a[indices]` faults once a page, one after another: the device sees one request at a time. `take` knows all of the
-indices, so it names all of the pages to the pager, in the order they lie in the store, and every filler reads; then it
-gathers from memory. What needs more than half of the budget is done in pieces of that size.
+indices. Scattered small items of a region that does not fit its budget are gathered past memory: the engine reads the
+blocks they lie in, many at once, and the pages stay absent. Else it names all of the pages to the pager, in the order
+they lie in the store, and every filler reads; then it gathers from memory. What needs more than half of the budget is
+done in pieces of that size.
 
 An *item* is what one index (and one position on each axis that is far apart in memory) stands for: a block of bytes of
 the same size for all of them. Items are sorted by address and cut into pieces by the pages they need; the values go
