@@ -39,6 +39,7 @@ typedef struct um_shelves {
 } um_shelves;
 
 static void unmap(um_shelves *s) {
+  pthread_rwlock_destroy(&s->lock);
   um_memory_unmap(s->shelves, s->shelves_mapped);
   um_memory_unmap(s->blocks, s->blocks_mapped);
   um_memory_unmap(s->table, s->table_mapped);
@@ -103,8 +104,9 @@ int um_shelves_open(um_pager *p) {
 }
 
 void um_shelves_destroy(um_pager *p) {
-  if (atomic_load(&p->shelves))
-    unmap(atomic_load(&p->shelves));
+  um_shelves *s = atomic_load(&p->shelves);
+  if (s)
+    unmap(s);
 }
 
 void um_shelves_hold(um_pager *p) {
@@ -290,7 +292,7 @@ void um_shelf_put(um_region *r, uint64_t writes, const um_shelf_room *room, cons
   um_shelves *s = atomic_load(&p->shelves);
   shelf *to = &s->shelves[room->chunk];
   pthread_rwlock_wrlock(&s->lock);
-  if (room->filled == 0)
+  if (!to->taken) /* it was none */
     append(s, room->chunk);
   to->region = number_of(r);
   to->writes = writes;
