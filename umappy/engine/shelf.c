@@ -10,8 +10,8 @@
 #include <sys/mman.h>
 
 #define WAYS 8u         /* entries a bucket */
-#define SHARE 8u        /* of the time of reading that new memory may cost, one in so many */
-#define COST_NS 1000000 /* of a new shelf, before one was made */
+#define SHARE 16u       /* of the time of reading that new memory may cost, one in so many */
+#define COST_NS 3000000 /* of a new shelf, before one was made: what makes it worth while to find out */
 #define BUFFER ((uint64_t)UM_SHELF_UNITS * UM_SHELF_UNIT)
 #define CREDIT_MOST 64 /* shelves that can be saved up for */
 #define NONE UINT64_MAX

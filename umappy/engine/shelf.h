@@ -6,7 +6,7 @@
  * the page holds as long as the page is ABSENT and no write has begun since: um_region->writes_begun tells.
  *
  * New memory can be dear: on a virtual machine whose host takes free memory back, a huge page costs as much as reading
- * 1,000 blocks and more. So new shelves may cost an eighth of the time spent on reading, and as much again as the
+ * 1,000 blocks and more. So new shelves may cost a sixteenth of the time spent on reading, and as much again as the
  * reading of blocks that were read before. What has no place on a shelf goes through a buffer and is not kept. */
 #ifndef UM_SHELF_H
 #define UM_SHELF_H
