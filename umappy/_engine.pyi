@@ -230,6 +230,17 @@ class Lib:
     def um_region_write_through(
         self, region: um_region, offset: int, buffer: Memory, length: int, timeout_ms: int, done: Out[int], /
     ) -> int: ...
+    def um_region_gather(
+        self,
+        region: um_region,
+        offsets: Memory,
+        count: int,
+        item_size: int,
+        out: Memory,
+        timeout_ms: int,
+        done: Out[int],
+        /,
+    ) -> int: ...
     def um_region_error_next(self, region: um_region, error: um_error, /) -> int: ...
     def um_region_error_at(self, region: um_region, index: int, error: um_error, /) -> int: ...
     def um_region_error_fault(self, region: um_region, error: um_error, /) -> int: ...

@@ -1,8 +1,10 @@
 """Gathering elements of arrays larger than memory.
 
 `a[indices]` faults once a page, one after another: the device sees one request at a time. `take` knows all of the
-indices, so it names all of the pages to the pager, in the order they lie in the store, and every filler reads; then it
-gathers from memory. What needs more than half of the budget is done in pieces of that size.
+indices. Scattered small items of a region that does not fit its budget are gathered past memory: the engine reads the
+blocks they lie in, many at once, and the pages stay absent. Else it names all of the pages to the pager, in the order
+they lie in the store, and every filler reads; then it gathers from memory. What needs more than half of the budget is
+done in pieces of that size.
 
 An *item* is what one index (and one position on each axis that is far apart in memory) stands for: a block of bytes of
 the same size for all of them. Items are sorted by address and cut into pieces by the pages they need; the values go
@@ -30,6 +32,10 @@ ITEMS_MAX = 1 << 18
 """Items that are looked at together: what is remembered of each takes 105 bytes (m)."""
 GATHER_BYTES = 4 << 20
 """Values that are copied at once."""
+ITEM_BYTES_MAX = 64 << 10
+"""Larger items are better read by all fillers, into place."""
+RUN_BYTES_MAX = 64 << 10
+"""So are longer runs of pages, on the average."""
 GAP_BYTES = 8 << 10
 """A gap of pages no larger than this is read along, where that makes one read of two."""
 SPAN_SHIFT = 21
@@ -166,6 +172,7 @@ class _Gather:
         self._page_shift = region.page_size.bit_length() - 1
         self._span_shift = max(0, SPAN_SHIFT - self._page_shift)
         self._limit_bytes = region._prefetch_limit()
+        self._fits = len(region) <= 2 * self._limit_bytes
 
     def run(self, axis: int | None, index: Integers, target: NDArray[Any]) -> None:
         if axis is None:
@@ -225,6 +232,12 @@ class _Gather:
         before = np.concatenate((first[:1] - 1, last[:-1]))  # the last page that earlier items need
         near = first - before - 1 <= GAP_BYTES >> self._page_shift
         begin = np.where(near, before + 1, first)
+        if not self._fits and extent <= ITEM_BYTES_MAX and self._is_sparse(near, begin, last):
+            done = self._gather(items, source, target, extent)
+            if done == items.starts.size:
+                return
+            items = items.select(slice(done, None))
+            first, last, before, begin = first[done:], last[done:], before[done:], begin[done:]
         spans = (last >> self._span_shift) - (before >> self._span_shift)
         cost = np.cumsum(((last + 1 - begin) << self._page_shift) + spans * SPAN_BYTES)
         at, spent = 0, 0
@@ -235,6 +248,24 @@ class _Gather:
             self._prefetch(begin[at:stop], last[at:stop])
             _copy(items.select(slice(at, stop)), source, target)
             at = stop
+
+    def _is_sparse(self, near: NDArray[np.bool_], begin: Integers, last: Integers) -> bool:
+        pages, runs = int((last + 1 - begin).sum()), 1 + int(np.count_nonzero(~near[1:]))
+        return pages << self._page_shift <= runs * max(RUN_BYTES_MAX, self._region.page_size)
+
+    def _gather(self, items: _Items, source: NDArray[Any], target: NDArray[Any], extent: int) -> int:
+        """Takes items without making their pages resident; how many."""
+        step = max(1, GATHER_BYTES // extent)
+        for at in range(0, items.starts.size, step):
+            some = items.select(slice(at, at + step))
+            values = np.empty((some.starts.size, extent), np.uint8)
+            done = self._region._gather(some.starts.astype(np.uint64), values)
+            if done > 0:
+                some = some.select(slice(done))
+                target[some.target] = _view_items(values[:done], source, len(some.source))
+            if done < values.shape[0]:
+                return at + done
+        return items.starts.size
 
     def _prefetch(self, begin: Integers, last: Integers) -> None:
         counts = last + 1 - begin
@@ -292,6 +323,13 @@ def _copy(items: _Items, source: NDArray[Any], target: NDArray[Any]) -> None:
     for at in range(0, items.starts.size, step):
         some = items.select(slice(at, at + step))
         target[some.target] = source[some.source]
+
+
+def _view_items(values: NDArray[np.uint8], source: NDArray[Any], far: int) -> NDArray[Any]:
+    """The bytes of items, as elements; `far`: the axes of `source` that are the items' and not their own."""
+    shape, strides = source.shape[far:], source.strides[far:]
+    low = sum(min(0, (length - 1) * stride) for length, stride in zip(shape, strides, strict=True))
+    return np.ndarray((len(values), *shape), source.dtype, values, -low, (values.shape[1], *strides))
 
 
 def _locate(origin: int, coordinates: Iterable[Integers], strides: Iterable[int]) -> Integers:

@@ -1,14 +1,6 @@
 /* um_region_overwrite: whole pages placed without being read, against faults, eviction, a small budget and a store that
  * is full. */
-#include "rig.h"
-
-static uint8_t *make_bytes(uint64_t length, uint64_t seed) {
-  uint64_t *words = malloc(um_round_up(length, 8));
-  CHECK(words);
-  for (uint64_t i = 0; i < (length + 7) / 8; i++)
-    words[i] = (seed << 32 | 1) + i;
-  return (uint8_t *)words;
-}
+#include "bytes.h"
 
 static int overwrite(const rig *r, uint64_t offset, const void *bytes, uint64_t length) {
   uint64_t done = 0;
@@ -17,15 +9,10 @@ static int overwrite(const rig *r, uint64_t offset, const void *bytes, uint64_t 
   return code;
 }
 
-static void check_file(const rig *r, uint64_t offset, const uint8_t *bytes, uint64_t length) {
-  for (uint64_t at = 0; at + 8 <= length; at += 8)
-    CHECK(rig_file_word(r, offset + at) == *(const uint64_t *)(bytes + at));
-}
-
 static void test_whole_pages_are_not_read(void) {
   rig r;
   uint64_t length = 16 << 12;
-  uint8_t *bytes = make_bytes(length, 1);
+  uint8_t *bytes = bytes_make(length, 1);
   rig_open(&r, &(rig_options){.size = 64 << 12, .memory = 4 << 20});
   CHECK_EQUAL(overwrite(&r, 8 << 12, bytes, length), 0);
   CHECK_EQUAL(rig_stats(&r).store_reads, 0);
@@ -33,7 +20,7 @@ static void test_whole_pages_are_not_read(void) {
   CHECK_EQUAL(rig_state(&r, 8), UM_PAGE_DIRTY);
   CHECK_EQUAL(rig_state(&r, 24), UM_PAGE_ABSENT);
   rig_close(&r);
-  check_file(&r, 8 << 12, bytes, length);
+  bytes_check_file(&r, 8 << 12, bytes, length);
   CHECK_EQUAL(rig_file_word(&r, 24 << 12), rig_word(24 << 12));
   rig_end(&r);
   free(bytes);
@@ -42,14 +29,14 @@ static void test_whole_pages_are_not_read(void) {
 static void test_ends_that_are_parts_of_pages_keep_the_rest(void) {
   rig r;
   uint64_t size = (5 << 16) + 1000, offset = 70000, length = size - offset;
-  uint8_t *bytes = make_bytes(size, 2);
+  uint8_t *bytes = bytes_make(size, 2);
   rig_open(&r, &(rig_options){.size = size, .page_size = 1 << 16});
   CHECK_EQUAL(overwrite(&r, offset, bytes, length), 0);
   CHECK_EQUAL(rig_read(&r, offset - 8), rig_word(offset - 8));
   CHECK_EQUAL(memcmp(r.bytes + offset, bytes, length), 0);
   CHECK_EQUAL(r.bytes[size], 0); /* of the last host page, past the data */
   rig_close(&r);
-  check_file(&r, offset, bytes, length);
+  bytes_check_file(&r, offset, bytes, length);
   CHECK_EQUAL(rig_file_word(&r, offset - 8), rig_word(offset - 8));
   rig_end(&r);
   free(bytes);
@@ -60,7 +47,7 @@ static void test_bad_calls_are_refused(void) {
   uint64_t done = 0;
   rig_open(&r, &(rig_options){.size = 64 << 12});
   rig_open(&other, &(rig_options){.size = 8 << 12, .read_only = true});
-  uint8_t *bytes = make_bytes(4096, 3);
+  uint8_t *bytes = bytes_make(4096, 3);
   CHECK_EQUAL(um_region_overwrite(r.region, r.size - 4095, bytes, 4096, 1000, &done), -EINVAL);
   CHECK_EQUAL(um_region_overwrite(other.region, 0, bytes, 4096, 1000, &done), -EACCES);
   rig_close(&r);
@@ -106,7 +93,7 @@ static void *evict_on(void *argument) {
 static void test_against_faults_and_eviction_every_byte_arrives(void) {
   rig r;
   uint64_t size = 512 << 12;
-  uint8_t *bytes = make_bytes(size, 4);
+  uint8_t *bytes = bytes_make(size, 4);
   pthread_t threads[3];
   user users[3];
   rig_open(&r, &(rig_options){.size = size, .fillers = 2});
@@ -123,7 +110,7 @@ static void test_against_faults_and_eviction_every_byte_arrives(void) {
   CHECK_EQUAL(rig_errors(&r), 0);
   CHECK(rig_stats(&r).peak_used <= rig_stats(&r).memory);
   rig_close(&r);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   rig_end(&r);
   free(bytes);
 }
@@ -171,7 +158,7 @@ static void test_two_regions_copied_into_two_others_at_once(void) {
 static void test_full_store_stops_it_in_time_and_it_goes_on_later(void) {
   rig r;
   uint64_t size = 256 << 12, done = 0;
-  uint8_t *bytes = make_bytes(size, 5);
+  uint8_t *bytes = bytes_make(size, 5);
   rig_open(&r, &(rig_options){.size = size, .faults = true});
   rig_fail(&r, 1 << UM_OP_WRITE, ENOSPC, UINT64_MAX, 0);
   uint64_t began = now_ns();
@@ -182,7 +169,7 @@ static void test_full_store_stops_it_in_time_and_it_goes_on_later(void) {
   CHECK_EQUAL(um_region_overwrite(r.region, 0, bytes, size, 20000, &done), 0);
   CHECK_EQUAL(done, size);
   rig_close(&r);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   rig_end(&r);
   free(bytes);
 }

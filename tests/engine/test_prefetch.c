@@ -1,5 +1,5 @@
 /* Prefetch: what it fills, and how it stays out of the way of faults, eviction, failures and a small budget. */
-#include "rig.h"
+#include "against_faults.h"
 
 static void test_prefetched_pages_need_no_fault(void) {
   rig r;
@@ -23,21 +23,21 @@ static void test_prefetched_pages_need_no_fault(void) {
   rig_end(&r);
 }
 
-typedef struct user {
+typedef struct toucher {
   rig *rig;
-  uint64_t offset, random, turns;
-  _Atomic bool ended, stop;
-} user;
+  uint64_t offset;
+  _Atomic bool ended;
+} toucher;
 
 static void *read_one(void *argument) {
-  user *u = argument;
+  toucher *u = argument;
   CHECK_EQUAL(rig_read(u->rig, u->offset), rig_word(u->offset));
   atomic_store(&u->ended, true);
   return NULL;
 }
 
 static void *write_one(void *argument) {
-  user *u = argument;
+  toucher *u = argument;
   rig_write(u->rig, u->offset, 5);
   atomic_store(&u->ended, true);
   return NULL;
@@ -49,7 +49,7 @@ static void test_fault_on_a_page_being_prefetched_waits_for_it(void) {
   latch_arm(r.latch, UM_OP_READ);
   um_job *job = um_region_prefetch_start(r.region, 0, 8 << 12);
   latch_wait(r.latch);
-  user reader = {.rig = &r, .offset = 4096}, writer = {.rig = &r, .offset = 2 * 4096};
+  toucher reader = {.rig = &r, .offset = 4096}, writer = {.rig = &r, .offset = 2 * 4096};
   pthread_t reading = rig_thread(read_one, &reader), writing = rig_thread(write_one, &writer);
   sleep_ms(20);
   CHECK(!atomic_load(&reader.ended) && !atomic_load(&writer.ended));
@@ -146,17 +146,6 @@ static void test_cancelled_prefetch_ends_soon(void) {
   rig_end(&r);
 }
 
-static void *read_on(void *argument) {
-  user *u = argument;
-  for (; !atomic_load(&u->stop); u->turns++) {
-    uint64_t offset = rig_random(&u->random) % (u->rig->size / 4096) * 4096, word = rig_read(u->rig, offset);
-    CHECK(word == rig_word(offset) || word == offset + 1);
-    if (u->turns % 4 == 0)
-      rig_write(u->rig, offset, offset + 1);
-  }
-  return NULL;
-}
-
 static void *prefetch_on(void *argument) {
   user *u = argument;
   for (; !atomic_load(&u->stop); u->turns++) {
@@ -166,32 +155,10 @@ static void *prefetch_on(void *argument) {
   return NULL;
 }
 
-static void prefetch_against_faults(uint32_t fillers) {
-  rig r;
-  pthread_t threads[4];
-  user users[4];
-  rig_open(&r, &(rig_options){.size = 256 << 12, .fillers = fillers, .spare = 32});
-  for (int i = 0; i < 4; i++) {
-    users[i] = (user){.rig = &r, .random = 1 + (uint64_t)i};
-    threads[i] = rig_thread(i < 2 ? read_on : prefetch_on, &users[i]);
-  }
-  sleep_ms(300);
-  for (int i = 0; i < 4; i++)
-    atomic_store(&users[i].stop, true);
-  for (int i = 0; i < 4; i++) {
-    pthread_join(threads[i], NULL);
-    CHECK(users[i].turns > 10);
-  }
-  CHECK(rig_stats(&r).prefetches > 100);
-  CHECK_EQUAL(rig_errors(&r), 0);
-  rig_close(&r);
-  rig_end(&r);
-}
-
 static void test_prefetch_against_faults_shows_every_byte(void) {
-  prefetch_against_faults(1);
-  prefetch_against_faults(2);
-  prefetch_against_faults(4);
+  against_faults(1, 32, prefetch_on);
+  against_faults(2, 32, prefetch_on);
+  against_faults(4, 32, prefetch_on);
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
 /* Prefetch of a list of pages: what it fills and by which reads, how many at once, and how it ends. */
-#include "rig.h"
+#include "against_faults.h"
 
 #define PAGE 4096u
 #define SCATTERED 400u
@@ -204,23 +204,6 @@ static void test_close_during_a_list_nobody_waits_for_loses_no_memory(void) {
   }
 }
 
-typedef struct user {
-  rig *rig;
-  uint64_t random, turns;
-  _Atomic bool stop;
-} user;
-
-static void *read_on(void *argument) {
-  user *u = argument;
-  for (; !atomic_load(&u->stop); u->turns++) {
-    uint64_t offset = rig_random(&u->random) % (u->rig->size / PAGE) * PAGE, word = rig_read(u->rig, offset);
-    CHECK(word == rig_word(offset) || word == offset + 1);
-    if (u->turns % 4 == 0)
-      rig_write(u->rig, offset, offset + 1);
-  }
-  return NULL;
-}
-
 static void *prefetch_on(void *argument) {
   user *u = argument;
   uint64_t pages[64];
@@ -233,33 +216,10 @@ static void *prefetch_on(void *argument) {
   return NULL;
 }
 
-static void lists_against_faults(uint32_t fillers) {
-  rig r;
-  pthread_t threads[4];
-  user users[4];
-  rig_open(&r, &(rig_options){.size = 256 * PAGE, .fillers = fillers, .spare = 64});
-  for (int i = 0; i < 4; i++) {
-    users[i] = (user){.rig = &r, .random = 1 + (uint64_t)i};
-    threads[i] = rig_thread(i < 2 ? read_on : prefetch_on, &users[i]);
-  }
-  sleep_ms(300);
-  for (int i = 0; i < 4; i++)
-    atomic_store(&users[i].stop, true);
-  for (int i = 0; i < 4; i++) {
-    pthread_join(threads[i], NULL);
-    CHECK(users[i].turns > 3);
-  }
-  CHECK(rig_stats(&r).prefetches > 100);
-  CHECK_EQUAL(rig_errors(&r), 0);
-  CHECK(rig_stats(&r).peak_used <= rig_stats(&r).memory);
-  rig_close(&r);
-  rig_end(&r);
-}
-
 static void test_lists_against_faults_show_every_byte(void) {
-  lists_against_faults(1);
-  lists_against_faults(2);
-  lists_against_faults(6);
+  against_faults(1, 64, prefetch_on);
+  against_faults(2, 64, prefetch_on);
+  against_faults(6, 64, prefetch_on);
 }
 
 int main(void) {

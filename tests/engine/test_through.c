@@ -1,16 +1,8 @@
 /* um_region_read_through and um_region_write_through: absent pages stay absent, everything else is as if memory had
  * been read and written; against faults, eviction, closing, and a store that fails. */
-#include "rig.h"
+#include "bytes.h"
 
 #define MEMORY (4u << 20)
-
-static uint8_t *make_buffer(uint64_t length, uint64_t seed) {
-  uint64_t *words = aligned_alloc(4096, um_round_up(length, 4096));
-  CHECK(words);
-  for (uint64_t i = 0; i < um_round_up(length, 4096) / 8; i++)
-    words[i] = (seed << 32 | 1) + i;
-  return (uint8_t *)words;
-}
 
 static int read_through(const rig *r, uint64_t offset, void *bytes, uint64_t length) {
   uint64_t done = 0;
@@ -26,11 +18,6 @@ static int write_through(const rig *r, uint64_t offset, const void *bytes, uint6
   return code;
 }
 
-static void check_file(const rig *r, uint64_t offset, const uint8_t *bytes, uint64_t length) {
-  for (uint64_t at = 0; at + 8 <= length; at += 8)
-    CHECK(rig_file_word(r, offset + at) == *(const uint64_t *)(bytes + at));
-}
-
 static void check_pattern(const uint8_t *bytes, uint64_t offset, uint64_t length) {
   for (uint64_t at = 0; at + 8 <= length; at += 8)
     CHECK(*(const uint64_t *)(bytes + at) == rig_word(offset + at));
@@ -39,15 +26,15 @@ static void check_pattern(const uint8_t *bytes, uint64_t offset, uint64_t length
 static void test_absent_pages_stay_absent(void) {
   rig r;
   uint64_t size = (6 << 20) + 5000;
-  uint8_t *bytes = make_buffer(size, 1);
+  uint8_t *bytes = bytes_make(size, 1);
   rig_open(&r, &(rig_options){.size = size, .memory = MEMORY});
   CHECK_EQUAL(read_through(&r, 0, bytes, size), 0);
   check_pattern(bytes, 0, size);
   CHECK_EQUAL(rig_stats(&r).bytes_read, size);
   free(bytes);
-  bytes = make_buffer(size, 2);
+  bytes = bytes_make(size, 2);
   CHECK_EQUAL(write_through(&r, 0, bytes, size), 0);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   CHECK_EQUAL(rig_stats(&r).bytes_written, size);
   CHECK_EQUAL(rig_stats(&r).resident, 0);
   CHECK_EQUAL(rig_stats(&r).bytes_read, size);
@@ -60,7 +47,7 @@ static void test_absent_pages_stay_absent(void) {
 static void test_resident_pages_are_read_and_written_where_they_are(void) {
   rig r;
   uint64_t size = 64 << 12, dirty = (5 << 12) + 8, clean = 9 << 12;
-  uint8_t *bytes = make_buffer(size, 3), *got = make_buffer(size, 4);
+  uint8_t *bytes = bytes_make(size, 3), *got = bytes_make(size, 4);
   rig_open(&r, &(rig_options){.size = size, .memory = MEMORY});
   rig_write(&r, dirty, 77);
   CHECK_EQUAL(rig_read(&r, clean), rig_word(clean));
@@ -74,7 +61,7 @@ static void test_resident_pages_are_read_and_written_where_they_are(void) {
   CHECK_EQUAL(rig_state(&r, 10), UM_PAGE_ABSENT);
   CHECK_EQUAL(memcmp(r.bytes, bytes, size), 0);
   rig_close(&r);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   rig_end(&r);
   free(bytes);
   free(got);
@@ -85,7 +72,7 @@ static void test_ranges_and_buffers_of_any_place_keep_the_rest(void) {
   uint64_t size = (20 << 16) + 1000;
   for (uint64_t page_size = 4096; page_size <= 1 << 18; page_size <<= 3) {
     uint64_t random = page_size;
-    uint8_t *bytes = make_buffer(size, 5), *expected = make_buffer(size, 6), *buffer = make_buffer(size + 8192, 7);
+    uint8_t *bytes = bytes_make(size, 5), *expected = bytes_make(size, 6), *buffer = bytes_make(size + 8192, 7);
     rig_open(&r, &(rig_options){.size = size, .page_size = page_size, .memory = MEMORY + (8 << 18)});
     CHECK_EQUAL(read_through(&r, 0, expected, size), 0);
     for (int i = 0; i < 200; i++) {
@@ -104,7 +91,7 @@ static void test_ranges_and_buffers_of_any_place_keep_the_rest(void) {
         bytes[k]++;
     }
     rig_close(&r);
-    check_file(&r, 0, expected, size);
+    bytes_check_file(&r, 0, expected, size);
     rig_end(&r);
     free(bytes);
     free(expected);
@@ -115,7 +102,7 @@ static void test_ranges_and_buffers_of_any_place_keep_the_rest(void) {
 static void test_bad_calls_are_refused(void) {
   rig r;
   uint64_t done = 0;
-  uint8_t *bytes = make_buffer(4096, 3);
+  uint8_t *bytes = bytes_make(4096, 3);
   rig_open(&r, &(rig_options){.size = 8 << 12, .read_only = true});
   CHECK_EQUAL(um_region_read_through(r.region, r.size - 4095, bytes, 4096, &done), -EINVAL);
   CHECK_EQUAL(um_region_write_through(r.region, 0, bytes, 4096, 1000, &done), -EACCES);
@@ -157,7 +144,7 @@ static void test_who_faults_during_a_write_waits_and_sees_it(void) {
   rig r;
   uint64_t size = 16 << 12;
   void *seen;
-  user u = {.rig = &r, .bytes = make_buffer(size, 8)};
+  user u = {.rig = &r, .bytes = bytes_make(size, 8)};
   rig_open(&r, &(rig_options){.size = size, .memory = MEMORY, .latch = true});
   latch_arm(r.latch, UM_OP_WRITE);
   pthread_t writer = rig_thread(write_all, &u);
@@ -170,7 +157,7 @@ static void test_who_faults_during_a_write_waits_and_sees_it(void) {
   pthread_join(reader, &seen);
   CHECK_EQUAL((uint64_t)seen, *(const uint64_t *)u.bytes);
   rig_close(&r);
-  check_file(&r, 0, u.bytes, size);
+  bytes_check_file(&r, 0, u.bytes, size);
   rig_end(&r);
   free((void *)u.bytes);
 }
@@ -194,7 +181,7 @@ static void *evict_on(void *argument) {
 static void test_against_faults_and_eviction_every_byte_arrives(void) {
   rig r;
   uint64_t size = 512 << 12;
-  uint8_t *bytes = make_buffer(size, 9), *got = make_buffer(size, 10);
+  uint8_t *bytes = bytes_make(size, 9), *got = bytes_make(size, 10);
   pthread_t threads[3];
   user users[3];
   rig_open(&r, &(rig_options){.size = size, .fillers = 2, .spare = 64});
@@ -214,7 +201,7 @@ static void test_against_faults_and_eviction_every_byte_arrives(void) {
   CHECK_EQUAL(rig_errors(&r), 0);
   CHECK(rig_stats(&r).peak_used <= rig_stats(&r).memory);
   rig_close(&r);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   rig_end(&r);
   free(bytes);
   free(got);
@@ -223,7 +210,7 @@ static void test_against_faults_and_eviction_every_byte_arrives(void) {
 static void test_a_write_that_fails_is_kept_until_the_store_takes_it(void) {
   rig r;
   uint64_t size = 64 << 12;
-  uint8_t *bytes = make_buffer(size, 11);
+  uint8_t *bytes = bytes_make(size, 11);
   rig_open(&r, &(rig_options){.size = size, .memory = MEMORY, .faults = true});
   rig_fail(&r, 1 << UM_OP_WRITE, ENOSPC, UINT64_MAX, 0);
   CHECK_EQUAL(write_through(&r, 0, bytes, size), 0);
@@ -232,7 +219,7 @@ static void test_a_write_that_fails_is_kept_until_the_store_takes_it(void) {
   CHECK_EQUAL(rig_state(&r, 63), UM_PAGE_DIRTY);
   rig_heal(&r);
   rig_close(&r);
-  check_file(&r, 0, bytes, size);
+  bytes_check_file(&r, 0, bytes, size);
   rig_end(&r);
   free(bytes);
 }
@@ -240,7 +227,7 @@ static void test_a_write_that_fails_is_kept_until_the_store_takes_it(void) {
 static void test_a_read_that_fails_is_the_failure_of_a_fault(void) {
   rig r;
   uint64_t size = 4 << 12;
-  uint8_t *bytes = make_buffer(size, 12);
+  uint8_t *bytes = bytes_make(size, 12);
   rig_open(&r, &(rig_options){.size = size, .memory = MEMORY, .faults = true});
   rig_fail(&r, 1 << UM_OP_READ, ENODATA, UINT64_MAX, 0);
   CHECK_EQUAL(read_through(&r, 0, bytes, size), 0);

@@ -47,6 +47,24 @@ def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[umappy.Region]:
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[memoryview]:
+    """The same bytes, in a region of more than twice its budget: what is taken of it is gathered past memory."""
+    path = tmp_path_factory.mktemp("take") / "sparse"
+    with path.open("wb") as file:
+        file.seek(100 << 20)
+        file.write(make_bytes(1, SIZE))
+        file.truncate(160 << 20)
+    with (
+        umappy.Pager("64MiB", fillers=2) as pager,
+        umappy.umap(path, pager=pager) as region,
+        memoryview(region) as everything,
+        everything[100 << 20 : (100 << 20) + SIZE] as part,
+    ):
+        yield part
+        gc.collect()
+
+
 def check_same(found: Any, wanted: Any) -> None:
     assert type(found) is type(wanted)
     assert found.dtype == wanted.dtype
@@ -78,6 +96,16 @@ def layouts(draw: st.DrawFn) -> Callable[[Any], NDArray[Any]]:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_take_of_any_view_is_what_numpy_takes(region: umappy.Region, whole: NDArray[np.uint8], data: Any) -> None:
+    check_any_view(region, whole, data)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_gather_of_any_view_is_what_numpy_takes(window: memoryview, whole: NDArray[np.uint8], data: Any) -> None:
+    check_any_view(window, whole, data)
+
+
+def check_any_view(region: umappy.Region | memoryview, whole: NDArray[np.uint8], data: Any) -> None:
     view = data.draw(layouts())
     a, wanted_of = view(region), view(whole)
     axis = data.draw(st.none() | st.integers(-a.ndim, a.ndim - 1)) if a.ndim else None
@@ -250,6 +278,37 @@ def test_take_reads_each_page_once_and_waits_for_no_fault(
     assert pages >= set((indices // 512).tolist())
     stats = region.stats()
     assert (stats.read_faults, stats.bytes_read) == (0, len(pages) * PAGE)
+
+
+def test_sparse_take_of_more_than_the_budget_leaves_pages_absent(
+    map_store: MapStore, make_pager: MakePager, make_file: MakeFile
+) -> None:
+    path = make_file(SIZE)
+    with path.open("r+b") as file:
+        file.truncate(160 << 20)
+    region = map_store(path, pager=make_pager(memory=64 << 20, fillers=2))
+    a = np.frombuffer(region, np.int64)
+    indices = np.arange(0, a.size, 4 * 512)
+    assert (umappy.take(a, indices) == np.fromfile(path, np.int64)[indices]).all()
+    stats = region.stats()
+    assert (stats.resident, stats.read_faults, stats.prefetches) == (0, 0, 0)
+    assert stats.bytes_read == indices.size * PAGE
+
+
+def test_sparse_take_while_pages_are_written_back_shows_what_was_written(
+    map_store: MapStore, make_pager: MakePager, make_file: MakeFile
+) -> None:
+    path = make_file(SIZE)
+    with path.open("r+b") as file:
+        file.truncate(160 << 20)
+    region = map_store(path, mode="r+", pager=make_pager(memory=64 << 20, fillers=2))
+    a = np.frombuffer(region, np.int64)
+    indices = np.arange(0, a.size, 8 * 512)
+    for value in range(1, 5):
+        a[indices[::16]] = value
+        region.evict()
+        taken = umappy.take(a, indices)
+        assert (taken[::16] == value).all()
 
 
 def test_take_of_neighbours_joins_them_into_long_reads(

@@ -24,6 +24,7 @@
  *     region->errors.lock  failure records                                   error.c
  *     pool->fresh_lock     the address where new chunks are made             pool.c
  *     pool->lock           lists of chunks                                   pool.c
+ *     shelves->lock        scattered blocks in chunks; taken with no other   shelf.c
  *     region->advice.lock  who advises; taken with no other                  advise.c
  */
 #ifndef UM_INTERNAL_H
@@ -149,11 +150,14 @@ struct um_region {
   _Atomic uint64_t charged;          /* bytes of bookkeeping in the budget; words.c */
   _Atomic uint64_t write_backoff_ns; /* the store failed: no write-back for eviction before this; 0: it did not */
   _Atomic bool unflushed;            /* the store took writes since its last flush */
-  uint32_t flushing;                 /* flushes of the store under way; pager->lock */
-  _Atomic bool tainted;              /* a page FAILED, ever */
-  _Atomic uint64_t wasted_page;      /* a run that was read ahead and given up untouched, and */
-  _Atomic uint32_t wasted;           /* how many since the leader looked */
-  _Atomic uint64_t untold;           /* failure records nobody was told of */
+  _Atomic uint64_t writes_begun;     /* calls of the store's write, and so the next: writeback_send.c */
+  _Atomic uint64_t writes_ended;
+  uint32_t shelf;               /* the chunk of its newest shelf, or what was; shelves->lock */
+  uint32_t flushing;            /* flushes of the store under way; pager->lock */
+  _Atomic bool tainted;         /* a page FAILED, ever */
+  _Atomic uint64_t wasted_page; /* a run that was read ahead and given up untouched, and */
+  _Atomic uint32_t wasted;      /* how many since the leader looked */
+  _Atomic uint64_t untold;      /* failure records nobody was told of */
   um_errors errors;
   um_advice_table advice;
   um_counters counters;
@@ -224,9 +228,10 @@ struct um_pager {
 
   _Atomic uint64_t used, overhead, peak_used; /* budget.c */
   um_pool pool;
-  _Atomic uint64_t standby_bytes;    /* in chunks of runs STANDBY; standby.c */
-  _Atomic uint64_t reserved, wanted; /* bytes callers took, and wait for; reserve.c */
-  _Atomic uint64_t memory_min;       /* what the regions there are need; region.c */
+  struct um_shelves *_Atomic shelves; /* NULL until something is gathered; shelf.c */
+  _Atomic uint64_t standby_bytes;     /* in chunks of runs STANDBY; standby.c */
+  _Atomic uint64_t reserved, wanted;  /* bytes callers took, and wait for; reserve.c */
+  _Atomic uint64_t memory_min;        /* what the regions there are need; region.c */
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */

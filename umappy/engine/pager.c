@@ -3,6 +3,7 @@
 #include "page.h"
 #include "policy.h"
 #include "pool.h"
+#include "shelf.h"
 #include "readahead.h"
 #include "trace.h"
 #include "uffd.h"
@@ -82,6 +83,7 @@ static void destroy(um_pager *p) {
     um_memory_unmap(p->fillers[i].staging, p->fillers[i].staging_size);
   for (uint32_t i = 0; p->evictors && i < p->evictor_count; i++)
     um_memory_unmap(p->evictors[i].staging, p->evictors[i].staging_size);
+  um_shelves_destroy(p);
   um_pool_destroy(p);
   if (p->policy)
     um_policy_destroy(p->policy);

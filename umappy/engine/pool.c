@@ -7,6 +7,7 @@
 #include "pool.h"
 
 #include "mechanism.h"
+#include "shelf.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
@@ -115,7 +116,7 @@ void um_pool_put_full(um_pager *p, uint32_t chunk) {
   push(&p->pool, &p->pool.full, chunk);
 }
 
-static uint32_t pop_full(um_pager *p) {
+uint32_t um_pool_take_idle(um_pager *p) {
   uint32_t chunk = pop(&p->pool, &p->pool.full);
   if (chunk)
     atomic_fetch_sub(&p->pool.idle, UM_CHUNK);
@@ -145,17 +146,23 @@ static int make(um_pager *p, uint32_t chunk) {
   return code;
 }
 
-uint32_t um_pool_take_full(um_pager *p) {
-  uint32_t chunk = pop_full(p);
-  if (chunk || !um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
-    return chunk;
-  chunk = um_pool_take_empty(p);
+uint32_t um_pool_take_new(um_pager *p) {
+  if (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
+    return 0;
+  uint32_t chunk = um_pool_take_empty(p);
   if (chunk && make(p, chunk) == 0)
     return chunk;
   if (chunk)
     um_pool_put_empty(p, chunk);
   um_budget_release(p, UM_CHUNK);
   return 0;
+}
+
+uint32_t um_pool_take_full(um_pager *p) {
+  uint32_t chunk = um_pool_take_idle(p);
+  if (!chunk)
+    chunk = um_pool_take_new(p);
+  return chunk ? chunk : um_shelf_take_oldest(p);
 }
 
 void um_pool_unlock(um_pager *p) {
@@ -194,8 +201,8 @@ void um_pool_clear(um_pager *p, uint32_t chunk) {
 }
 
 bool um_pool_trim(um_pager *p) {
-  uint32_t chunk = pop_full(p);
-  if (!chunk)
+  uint32_t chunk = um_pool_take_idle(p);
+  if (!chunk && !(chunk = um_shelf_take_oldest(p)))
     return false;
   um_pool_clear(p, chunk);
   um_budget_release(p, UM_CHUNK);

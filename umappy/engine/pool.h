@@ -16,7 +16,9 @@ int um_pool_create(um_pager *p);
 void um_pool_destroy(um_pager *p);
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk);
 
-uint32_t um_pool_take_full(um_pager *p);             /* unused, or new memory where the budget has it; 0: none */
+uint32_t um_pool_take_idle(um_pager *p);             /* unused; 0: none */
+uint32_t um_pool_take_new(um_pager *p);              /* new memory where the budget has it; 0: it has not */
+uint32_t um_pool_take_full(um_pager *p);             /* either, or the oldest shelf (shelf.h); 0: none */
 uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */
 void um_pool_put_full(um_pager *p, uint32_t chunk);  /* um_memory_freed is the caller's to call, without locks */
 void um_pool_put_empty(um_pager *p, uint32_t chunk); /* its memory was moved away */

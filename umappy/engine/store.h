@@ -43,7 +43,8 @@ typedef struct um_store_ops {
   /* As many reads in flight as the device wants, from this one thread. 0: all ended, each with its code; -EOPNOTSUPP:
    * nothing was done, the caller reads one by one, on as many threads as it has. A buffer holds its bytes once the read
    * ended with 0; after -ETIMEDOUT the device may still write into it, until read_batch returns: it does not before the
-   * device has let go of them all. `ended` must not call read_batch. */
+   * device has let go of them all. `ended` must not call read_batch; it may set the buffers of reads that have not
+   * begun. It may be called for what another call reads, or writes: then the buffer may hold anything (gather.c). */
   int (*read_batch)(um_store *store, um_batch *batch);
   /* The same for writes, no two of which overlap. It has no time-out: a write that was told to have failed while the
    * device may still do it would undo the next write of those bytes. */

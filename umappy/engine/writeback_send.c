@@ -4,7 +4,7 @@
  * those of a single write. */
 #include "writeback.h"
 
-int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+static int write_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
                        um_error *error) {
   uint64_t deadline = um_now_ns() + w->pager->timeout_ns;
   for (int attempt = 1;; attempt++) {
@@ -23,6 +23,14 @@ int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *
     struct timespec pause = {0, 10000000L << (2 * attempt)};
     nanosleep(&pause, NULL);
   }
+}
+
+int um_writeback_piece(um_worker *w, um_region *r, uint64_t offset, const void *buffer, uint64_t length,
+                       um_error *error) {
+  atomic_fetch_add(&r->writes_begun, 1); /* what was read beside it is not trusted; gather.c */
+  int code = write_piece(w, r, offset, buffer, length, error);
+  atomic_fetch_add(&r->writes_ended, 1);
+  return code;
 }
 
 typedef struct sending {
@@ -47,7 +55,9 @@ void um_writeback_many(um_worker *w, um_region *r, um_write *writes, uint32_t co
   sending s = {.region = r, .ended = ended, .context = context};
   um_batch batch = {.reads = writes, .count = count, .ended = took, .context = &s};
   const um_store_ops *ops = r->store->ops;
+  atomic_fetch_add(&r->writes_begun, 1);
   bool deep = count > 1 && ops->write_batch && ops->write_batch(r->store, &batch) == 0;
+  atomic_fetch_add(&r->writes_ended, 1);
   if (deep)
     UM_COUNT(r, store_writes, count);
   for (um_write *write = writes; write < writes + count; write++) {
