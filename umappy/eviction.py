@@ -47,7 +47,7 @@ class Policy:
 
     def start(self, memory: int, *, standby: bool = True, standby_run: int = 0) -> queues.PolicyState:
         """Returns the policy at work in the simulator; `standby=False`: as on a kernel that cannot move pages;
-        runs of several pages that have less than `standby_run` bytes cannot be moved either."""
+        runs of less than `standby_run` bytes cannot be moved either."""
         shares = self.shares()
         if not standby:
             shares = queues.Shares(shares.small, 0, shares.ghosts)

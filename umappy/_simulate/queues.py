@@ -17,6 +17,7 @@ MOVES = 2
 AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
+LFU_PROOFS = 3
 GROUP_SHARES = 32
 LFU_WEIGHT, WEIGHT = 7, 8
 USUAL_OVER, RUNS_MIN = 16, 32
@@ -151,7 +152,12 @@ class Lfu(Rules):
         return MAIN if held <= group.part(WHOLE - rest) else SMALL
 
     def again(self, run: Run) -> int:
-        return MAIN if run.segment == STANDBY else SMALL
+        if run.segment == TRIAL:
+            run.heat += 1
+            if run.heat < LFU_PROOFS:
+                return SMALL
+        run.heat = 0
+        return MAIN
 
     def leave(self, segment: int) -> int:
         return STANDBY if segment == MAIN else TRIAL
@@ -245,7 +251,7 @@ class PolicyState:
 
     def keeps(self, run: Run) -> bool:
         """Tells whether a victim waits in standby."""
-        return self.has_standby and (run.count == 1 or run.bytes >= self._standby_run)
+        return self.has_standby and run.bytes >= self._standby_run
 
     def is_standby_full(self) -> bool:
         resident, standby = self._fullest(lambda g: g.has_resident), self._fullest(lambda g: g.has_standby)

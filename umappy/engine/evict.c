@@ -25,7 +25,7 @@
 
 #define BATCH 64 /* stretches of pages, clean and dirty each */
 #define LOOK 256 /* runs looked at for a batch */
-#define WORTH 32 /* one in so many single pages on standby is touched there, or only one in so many is kept */
+#define WORTH 32 /* one in so many short runs on standby is touched there, or only one in so many is kept */
 #define WORTH_RUNS 1024
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 
@@ -161,7 +161,7 @@ bool um_memory_make(um_pager *p) {
   return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || um_evict_one_clean(p);
 }
 
-/* frames_lock held. Moving out a scattered page costs as much as a few of copying one in, so where hardly any is
+/* frames_lock held. Moving out a short run costs as much as a few of copying one in, so where hardly any is
  * touched again on standby only some are kept, to notice when that changes. */
 static bool is_worth_keeping(um_pager *p) {
   if (p->kept >= WORTH_RUNS) {
@@ -185,7 +185,7 @@ static bool take_whole(um_pager *p, um_frame_id id, batch *b, bool *full) {
     return false;
   victim whole = {.region = r, .page = f->page, .count = live, .frame = id};
   bool chunk = is_whole_chunk(&whole) && r->chunks;
-  if (!chunk && (live != 1 || !um_pool_slot(p, id, r->page_shift)))
+  if (!chunk && !um_pool_slot(p, id, um_run_memory(r, f->page, live)))
     return false;
   *full = b->kepts == BATCH;
   if (*full || (!chunk && !is_worth_keeping(p)) || !um_gate_enter(r))
@@ -387,13 +387,13 @@ static uint64_t leave(um_worker *w, victim *v, uint32_t count) {
 /* Phase 4, of clean runs that are kept on standby. */
 static uint64_t keep(um_worker *w, victim *v, uint32_t count) {
   uint64_t freed = 0;
-  uint32_t singles = 0;
+  uint32_t others = 0;
   for (uint32_t i = 0; i < count; i++)
     if (is_whole_chunk(&v[i]) && !must_move(v[i].region, &w->pager->frames[v[i].frame]))
       freed += drop_one(w->pager, &v[i], false);
     else
-      v[singles++] = v[i];
-  return freed + leave(w, v, singles);
+      v[others++] = v[i];
+  return freed + leave(w, v, others);
 }
 
 uint64_t um_evict_batch(um_worker *w) {

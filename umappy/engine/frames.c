@@ -73,7 +73,7 @@ void um_frame_list_ahead(um_pager *p, um_frame_id id) {
 
 void um_frame_refault(um_pager *p, um_frame_id id) {
   pthread_mutex_lock(&p->frames_lock);
-  p->kept_hits += p->frames[id].count == 1 && !atomic_load(&p->frames[id].ahead);
+  p->kept_hits += !atomic_load(&p->frames[id].ahead);
   um_policy_refault(p->policy, id);
   pthread_mutex_unlock(&p->frames_lock);
 }

@@ -199,8 +199,8 @@ typedef struct um_pool {
   uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
   void *mapping, *fresh_mapping;
   uint64_t mapped;
-  uintptr_t slots;                   /* constant: where single pages wait; 0: nowhere */
-  uint64_t slots_mapped, slots_each; /* constant: bytes, in all and for each page size */
+  uintptr_t slots;                   /* constant: where runs shorter than a chunk wait; 0: nowhere */
+  uint64_t slots_mapped, slots_each; /* constant: bytes, in all and of each kind */
   uint32_t count;                    /* chunks, numbered from 1 */
   uint32_t *next;                    /* lock: links of the lists */
   _Atomic uint32_t empty, full;      /* lock: heads of the lists; looked at without it */
@@ -244,11 +244,12 @@ struct um_pager {
   um_counters retired;   /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
-  um_frame *frames;         /* frames_lock for lists; see um_frame */
-  uint64_t frames_mapped;   /* constant */
-  uint32_t frame_capacity;  /* constant */
-  uint32_t frames_made;     /* descriptors ever used; frames_lock */
-  uint32_t kept, kept_hits; /* single pages that went to standby, and that were touched there, lately; frames_lock */
+  um_frame *frames;        /* frames_lock for lists; see um_frame */
+  uint64_t frames_mapped;  /* constant */
+  uint32_t frame_capacity; /* constant */
+  uint32_t frames_made;    /* descriptors ever used; frames_lock */
+  uint32_t kept,
+      kept_hits; /* runs shorter than a chunk that went to standby, and that were touched there, lately; frames_lock */
   uint32_t not_kept;        /* and that left directly, as that is seldom; frames_lock */
   um_frame_id free_frames;  /* frames_lock */
   struct um_policy *policy; /* frames_lock */

@@ -96,7 +96,8 @@ static uint64_t move_all_out(um_pager *p, um_leaving *v, uint32_t count, uint32_
     um_region *r = v[i].region;
     if (v[i].dirty)
       um_gate_enter_wait(r);
-    uintptr_t to = chunk ? um_pool_address(p, chunk) + used : um_pool_slot(p, v[i].frame, r->page_shift);
+    uintptr_t to =
+        chunk ? um_pool_address(p, chunk) + used : um_pool_slot(p, v[i].frame, um_run_memory(r, v[i].page, v[i].count));
     if (!to) {
       v[i].failed = -ENOBUFS;
       v[i].unmoved = true;

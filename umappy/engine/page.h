@@ -1,7 +1,8 @@
 /* page.h: the page word, and the only way to change it.
  *
- * One atomic 64-bit word a page: bits 0-3 the state, 4-10 flags, 32-63 the frame descriptor, which the pages of a run
- * share. An absent page's word is zero, so the bookkeeping of untouched pages is untouched memory (words.c).
+ * One atomic 64-bit word a page: bits 0-3 the state, 4-10 flags, 11-19 the place of a page that waits, 32-63 the frame
+ * descriptor, which the pages of a run share. An absent page's word is zero, so the bookkeeping of untouched pages is
+ * untouched memory (words.c).
  *
  *                    fault, prefetch, overwrite                filled for a read, prefetched
  *        ABSENT --------------------------------> FILLING ------------------------------------> CLEAN
@@ -51,7 +52,8 @@ enum um_state {
 #define UM_COPYING 0x80u   /* WRITING: the evictor is still copying it */
 #define UM_OPEN 0x200u     /* FILLING: writable memory may be in place already, so it counts as dirty */
 #define UM_LOST 0x100u     /* WRITING: dropped under us while it was being copied */
-#define UM_SINGLE 0x400u   /* STANDBY: a run of one page, in its slot */
+#define UM_SMALL 0x400u    /* STANDBY: of a run shorter than a chunk, in its slot; */
+#define UM_PLACE_SHIFT 11  /* and which page of the run it is, in 9 bits */
 #define UM_FRAME_SHIFT 32
 
 static inline enum um_state um_word_state(um_word w) {

@@ -132,7 +132,6 @@ static int make_policy(um_pager *p, const um_pager_options *options) {
     return -EINVAL;
   um_policy_defaults(options->policy, &policy);
   policy.memory = p->memory;
-  policy.standby_run = UM_CHUNK;
   if (options->policy_shares) {
     policy.small_share = options->small_share;
     policy.standby_share = options->standby_share;

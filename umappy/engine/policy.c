@@ -240,8 +240,7 @@ static um_policy_group *fullest(const um_policy *p, bool (*has)(const um_policy_
 }
 
 bool um_policy_keeps(const um_policy *p, um_frame_id id) {
-  const um_frame *f = &p->frames[id];
-  return p->options.standby_share > 0 && (f->count == 1 || um_frame_bytes(f) >= p->options.standby_run);
+  return p->options.standby_share > 0 && um_frame_bytes(&p->frames[id]) >= p->options.standby_run;
 }
 
 bool um_policy_in_standby(const um_policy *p, um_frame_id id) {

@@ -27,7 +27,7 @@ typedef struct um_policy_options {
   uint64_t memory;        /* bytes that runs can take, resident and standby together; need not be exact */
   uint32_t small_share;   /* s3fifo, auto: of memory, for runs that have proved nothing */
   uint32_t standby_share; /* of memory, for victims in standby; 0: the kernel cannot move pages out */
-  uint64_t standby_run;   /* bytes: smaller runs of several pages cannot wait in standby, and are evicted directly */
+  uint64_t standby_run;   /* bytes: smaller runs cannot wait in standby, and are evicted directly */
   uint32_t ghost_share;   /* s3fifo, auto: as many bytes of evictions as this of memory are remembered */
 } um_policy_options;
 

@@ -5,7 +5,8 @@
  * is wanted the oldest of trial and the oldest of standby meet: the new one gets the place only if it was asked for
  * more than twice as often, and twice, as the held one. So chance does not make the two change places, and in a loop
  * over more than fits, where all are asked for equally often, what is held stays. Of runs that cannot be moved
- * out, the oldest of small and of main meet.
+ * out, the oldest of small and of main meet. Who is touched again and again while it passes through trial is wanted
+ * more often than anything held could show, and is held without a contest.
  *
  * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
  * sight for a while. */
@@ -14,6 +15,7 @@
 #define SMALL_SHARE 20u /* of UM_POLICY_WHOLE, and so the other two */
 #define TRIAL_SHARE 40u
 #define MAIN_SHARE 500u
+#define PROOFS 3u /* touches in trial, one soon after the other, that need no contest */
 
 static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
   (void)f, (void)ghost;
@@ -23,8 +25,11 @@ static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool
 }
 
 static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
-  (void)p, (void)g, (void)f;
-  return from == UM_SEGMENT_STANDBY ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+  (void)p, (void)g;
+  if (from == UM_SEGMENT_TRIAL && ++f->heat < PROOFS)
+    return UM_SEGMENT_SMALL;
+  f->heat = 0;
+  return UM_SEGMENT_MAIN;
 }
 
 static enum um_segment leave(enum um_segment from) {

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 
 #define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
-#define SLOT_SHIFTS 9     /* page sizes that have slots: from a host page's to half a chunk's */
+#define SLOT_KINDS 9      /* 4 KiB to 1 MiB */
 #define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
 
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
@@ -29,11 +29,12 @@ static uintptr_t map(uint64_t bytes, void **mapping) {
   return address;
 }
 
-/* Descriptors in use are fewer than pages of the budget, but for threads that wait: the lowest numbers are used. */
+/* Of runs of some length there are fewer than fit the budget, and the lowest numbers are used: where there are many
+ * runs of other lengths, some find no slot, and leave directly. */
 static int make_slots(um_pager *p) {
   um_pool *pool = &p->pool;
   pool->slots_each = um_round_up(p->memory + p->memory / 8, UM_CHUNK);
-  pool->slots_mapped = SLOT_SHIFTS * pool->slots_each;
+  pool->slots_mapped = SLOT_KINDS * pool->slots_each;
   void *slots = um_memory_map(pool->slots_mapped);
   if (!slots)
     return -ENOMEM;
@@ -42,13 +43,14 @@ static int make_slots(um_pager *p) {
   return um_uffd_register(p->uffd, pool->slots, pool->slots_mapped);
 }
 
-uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint32_t page_shift) {
+uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint64_t bytes) {
   const um_pool *pool = &p->pool;
-  uint32_t kind = page_shift - (uint32_t)__builtin_ctz(UM_PAGE_SIZE_MIN);
-  uint64_t end = ((uint64_t)id + 1) << page_shift;
-  return pool->slots && id != UM_NIL && kind < SLOT_SHIFTS && end <= pool->slots_each
-             ? pool->slots + kind * pool->slots_each + end - (1ull << page_shift)
-             : 0;
+  uint32_t kind = 0;
+  while ((uint64_t)UM_PAGE_SIZE_MIN << kind < bytes)
+    kind++;
+  uint64_t size = (uint64_t)UM_PAGE_SIZE_MIN << kind, end = (id + 1ull) * size;
+  bool fits = pool->slots && id != UM_NIL && kind < SLOT_KINDS && end <= pool->slots_each;
+  return fits ? pool->slots + kind * pool->slots_each + end - size : 0;
 }
 
 int um_pool_create(um_pager *p) {

@@ -5,8 +5,8 @@
  * A chunk is EMPTY (an address, nothing behind it), FULL and unused, or FULL and somebody's: only its owner touches it.
  * EMPTY ones are never touched: they are registered with the uffd as regions are, and would fault.
  *
- * Beside the chunks there are slots, addresses for single pages that wait on standby: one for each descriptor and page
- * size, so that none is ever searched for. */
+ * Beside the chunks there are slots, addresses for shorter runs that wait on standby: one for each descriptor and
+ * power of two of bytes, so that none is ever searched for. */
 #ifndef UM_POOL_H
 #define UM_POOL_H
 
@@ -23,8 +23,8 @@ uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */
 void um_pool_put_full(um_pager *p, uint32_t chunk);  /* um_memory_freed is the caller's to call, without locks */
 void um_pool_put_empty(um_pager *p, uint32_t chunk); /* its memory was moved away */
 void um_pool_clear(um_pager *p, uint32_t chunk); /* FULL, or in part: its memory goes back to the kernel, then EMPTY */
-void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length);             /* a part of a chunk, likewise */
-uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint32_t page_shift); /* 0: there is none */
+void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length);        /* a part of a chunk, likewise */
+uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint64_t bytes); /* 0: there is none */
 void um_pool_unlock(um_pager *p);
 bool um_pool_fault(um_pager *p, uintptr_t address); /* of somebody who touches all memory; false: it is not ours */
 bool um_pool_trim(um_pager *p); /* an unused chunk's memory back to the budget; false: there is none */

@@ -2,7 +2,7 @@
  * yet; or they were moved out of a region and their memory is not needed yet. Touching one takes it back without I/O,
  * which proves that it was guessed right, or evicted wrongly: the access bit of the policies.
  *
- * A run on standby is whole: a chunk long and in a chunk, or a single page (UM_SINGLE) in its slot. Who changes the
+ * A run on standby is whole: a chunk long and in a chunk, or shorter (UM_SMALL) and in its slot. Who changes the
  * word of its first page from STANDBY owns all of it: to FILLING, to map it again; to EVICTING, to give its memory to
  * somebody else. The others follow, and the first page's word is the last to become STANDBY and the last to become
  * ABSENT.
@@ -24,14 +24,16 @@
 #define RECLAIMED (128u << 10) /* bytes given up together, at least: one flush of other processors' translations */
 #define FRESH_NS 500000000u
 #define LOOK 64
+#define PLACE_MASK 0x1ffu
+_Static_assert(UM_CHUNK / UM_PAGE_SIZE_MIN <= PLACE_MASK + 1, "a place for every page of a run");
 
 /* `w` is the word of `page`, STANDBY. Makes all of its run `to` and the caller's; UM_NIL: look again. */
 static um_frame_id own(um_region *r, uint64_t page, um_word w, enum um_state to) {
   um_frame_id id = um_word_frame(w);
-  bool single = w & UM_SINGLE;
-  uint64_t first = single ? page : um_chunk_first(r, page), count = single ? 1 : um_chunk_pages(r);
+  uint64_t first = w & UM_SMALL ? page - (w >> UM_PLACE_SHIFT & PLACE_MASK) : um_chunk_first(r, page);
   if (!um_run_take(r, first, 1, UM_IN(UM_STANDBY), id, to))
     return UM_NIL;
+  uint64_t count = r->pager->frames[id].count;
   uint64_t rest = count > 1 ? um_run_take(r, first + 1, count - 1, UM_IN(UM_STANDBY), id, to) : 0;
   UM_ASSERT(rest == count - 1);
   (void)rest;
@@ -46,14 +48,14 @@ um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w) {
   return id;
 }
 
-static bool is_single(const um_region *r, const um_frame *f) {
+static bool is_small(const um_region *r, const um_frame *f) {
   return f->count << r->page_shift != UM_CHUNK;
 }
 
 static uintptr_t bytes_of(const um_region *r, um_frame_id id) {
   const um_pager *p = r->pager;
-  uint32_t chunk = p->frames[id].chunk;
-  return chunk ? um_pool_address(p, chunk) : um_pool_slot(p, id, r->page_shift);
+  const um_frame *f = &p->frames[id];
+  return f->chunk ? um_pool_address(p, f->chunk) : um_pool_slot(p, id, um_run_memory(r, f->page, f->count));
 }
 
 /* The run's memory is not in its chunk any more. */
@@ -63,7 +65,7 @@ static void leave_chunk(um_pager *p, um_frame *f) {
   f->chunk = 0;
 }
 
-/* The run's bytes are not needed any more: a chunk serves again, the memory of a single page goes back to the
+/* The run's bytes are not needed any more: a chunk serves again, the memory of a slot goes back to the
  * kernel; the budget is the caller's to tell. */
 static void drop_bytes(um_region *r, uint32_t chunk, uintptr_t slot, uint64_t memory) {
   if (chunk)
@@ -79,12 +81,16 @@ void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk) {
   f->chunk = chunk;
   atomic_store(&f->born_ns, um_now_ns());
   atomic_fetch_add(&p->standby_bytes, um_run_memory(r, first, count));
-  if (is_single(r, f)) {
-    um_word w = um_page_load(r, first);
-    while (!um_page_change(r, first, &w, um_word_make(UM_STANDBY, UM_SINGLE, id)))
-      ;
-    if (w & UM_WAITER)
-      um_page_wake(r, first, 1);
+  if (is_small(r, f)) {
+    um_word flags = 0;
+    for (uint64_t place = count; place-- > 0;) {
+      um_word w = um_page_load(r, first + place);
+      while (!um_page_change(r, first + place, &w, um_word_make(UM_STANDBY, UM_SMALL | place << UM_PLACE_SHIFT, id)))
+        ;
+      flags |= w;
+    }
+    if (flags & UM_WAITER)
+      um_page_wake(r, first, count);
     return;
   }
   um_word flags = count > 1 ? um_run_release(r, first + 1, count - 1, UM_STANDBY) : 0;
@@ -125,18 +131,19 @@ static void copy_in(um_region *r, um_frame_id id, uint64_t touched, enum um_stat
   uintptr_t from = bytes_of(r, id);
   uint32_t chunk = f->chunk;
   f->chunk = 0;
-  for (uint64_t done = 0, at = (touched - first) / step * step; done < count; done += step, at = (at + step) % count) {
-    uint64_t page = first + at, memory = um_run_memory(r, page, step);
+  uint64_t pieces = (count + step - 1) / step, piece = (touched - first) / step;
+  for (uint64_t done = 0; done < pieces; done++, piece = (piece + 1) % pieces) {
+    uint64_t at = piece * step, page = first + at, n = um_min(step, count - at), memory = um_run_memory(r, page, n);
     const void *bytes = (const void *)(from + (at << r->page_shift));
     bool placed = um_mechanism_place(r, um_page_address(r, page), bytes, memory, true) == 0;
     if (!chunk)
-      um_pool_drop(p, from, memory);
+      um_pool_drop(p, (uintptr_t)bytes, memory);
     if (placed) {
-      um_run_release(r, page, step, state);
-      um_page_wake(r, page, step);
+      um_run_release(r, page, n, state);
+      um_page_wake(r, page, n);
     } else {
       um_memory_drop(r, um_page_address(r, page), memory);
-      um_run_absent(r, page, step); /* read again, by who still wants it */
+      um_run_absent(r, page, n); /* read again, by who still wants it */
     }
     if (!placed || !chunk)
       um_budget_release(p, placed || chunk ? memory : 2 * memory);
@@ -156,14 +163,14 @@ static void give_up(um_region *r, um_frame_id id) {
   um_pager *p = r->pager;
   um_frame *f = &p->frames[id];
   uint64_t first = f->page, count = f->count, memory = um_run_memory(r, first, count);
-  bool single = is_single(r, f);
+  bool small = is_small(r, f);
   drop_bytes(r, f->chunk, bytes_of(r, id), memory);
   f->chunk = 0;
   if (count > 1)
     um_run_absent(r, first + 1, count - 1);
   um_run_absent(r, first, 1);
   atomic_fetch_add(&p->freed, memory);
-  if (single)
+  if (small)
     um_budget_release(p, memory);
   else
     um_memory_freed(p);
@@ -262,17 +269,17 @@ um_frame_id um_standby_take(um_pager *p, enum um_reclaim how) {
 
 uint64_t um_standby_give_up(um_pager *p, const um_frame_id *ids, uint32_t count) {
   struct iovec ranges[UM_STANDBY_TAKEN];
-  uint32_t singles = 0;
+  uint32_t slots = 0;
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < count; i++) {
     const um_frame *f = &p->frames[ids[i]];
     uint64_t memory = um_run_memory(f->region, f->page, f->count);
     if (f->chunk == 0)
-      ranges[singles++] = (struct iovec){(void *)bytes_of(f->region, ids[i]), memory};
+      ranges[slots++] = (struct iovec){(void *)bytes_of(f->region, ids[i]), memory};
     bytes += memory;
   }
-  if (singles > 1)
-    um_memory_drop_many(p, ranges, singles); /* each is dropped again below, which then costs next to nothing */
+  if (slots > 1)
+    um_memory_drop_many(p, ranges, slots); /* each is dropped again below, which then costs next to nothing */
   for (uint32_t i = 0; i < count; i++) {
     um_region *r = p->frames[ids[i]].region;
     give_up(r, ids[i]);
@@ -299,9 +306,9 @@ void um_standby_forget(um_region *r, um_frame_id id) {
   um_frame *f = &p->frames[id];
   uint64_t memory = um_run_memory(r, f->page, f->count);
   atomic_fetch_sub(&p->standby_bytes, memory);
-  bool single = is_single(r, f);
+  bool small = is_small(r, f);
   drop_bytes(r, f->chunk, bytes_of(r, id), memory);
   f->chunk = 0;
-  if (single)
+  if (small)
     atomic_fetch_sub(&p->used, memory);
 }
