@@ -164,7 +164,8 @@ class Lfu(Rules):
 
     def choose(self, group: Group) -> int:
         small, main = group.queues[SMALL], group.queues[MAIN]
-        segment = SMALL if small.bytes > group.part(LFU_SMALL) or not main else MAIN
+        wanted = small and not group.queues[TRIAL] and self.policy.keeps(group.oldest(SMALL))
+        segment = SMALL if small.bytes > group.part(LFU_SMALL) or not main or wanted else MAIN
         if small and main and not self.policy.keeps(group.oldest(segment)):
             return self._meet(group, SMALL, MAIN)
         return segment

@@ -122,7 +122,7 @@ static uint64_t drop_one(um_pager *p, victim *v, bool move) {
 }
 
 /* For a filler that found no memory: it does not wait behind write-back. */
-bool um_evict_one_clean(um_pager *p) {
+static bool evict_one_clean(um_pager *p, bool only_new) {
   uint64_t now = um_now_ns();
   victim v;
   uint32_t taken = 0;
@@ -132,6 +132,8 @@ bool um_evict_one_clean(um_pager *p) {
   for (int looked = 0; id != UM_NIL && looked < BATCH && !taken; looked++, id = next) {
     um_frame *f = &p->frames[id];
     next = um_policy_next(p->policy, id);
+    if (only_new && !um_policy_is_new(p->policy, id))
+      break;
     if (f->picked || !um_frame_aged(p, f, now) || is_dirty_chunk(f))
       continue;
     move = must_move(f->region, f);
@@ -157,8 +159,11 @@ bool um_evict_one_clean(um_pager *p) {
   return false;
 }
 
+/* Out of the order of the policy where evictors cannot keep up: what waits in standby may have proved more than what is
+ * new, and less than other residents. */
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || um_evict_one_clean(p);
+  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || evict_one_clean(p, true) ||
+         um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || evict_one_clean(p, false);
 }
 
 /* frames_lock held. Moving out a short run costs as much as a few of copying one in, so where hardly any is

@@ -421,7 +421,6 @@ bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how);               
 /* evict.c, evict_write.c, writeback_send.c */
 bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
 void um_evict_note_write(um_region *r, int code, um_error *error);
-bool um_evict_one_clean(um_pager *p);
 uint64_t um_evict_batch(um_worker *w); /* bytes given back */
 uint64_t um_evict_drop(um_region *r, uint64_t first,
                        uint64_t count); /* all EVICTING and owned; inside the gate; bytes */

@@ -247,6 +247,11 @@ bool um_policy_in_standby(const um_policy *p, um_frame_id id) {
   return is_standby(p->frames[id].queue);
 }
 
+bool um_policy_is_new(const um_policy *p, um_frame_id id) {
+  uint32_t at = p->frames[id].queue;
+  return at && segment_at(at) == UM_SEGMENT_SMALL;
+}
+
 /* What was read ahead goes when it is too much, or nobody came for long. */
 static bool is_ahead_stale(const um_policy *p, const um_policy_group *g) {
   const um_policy_queue *ahead = &g->queues[UM_SEGMENT_AHEAD];

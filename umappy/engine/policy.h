@@ -72,6 +72,8 @@ um_frame_id um_policy_standby_next(um_policy *policy, um_frame_id id);
 bool um_policy_standby_full(const um_policy *policy);
 /* This victim should wait in standby; else, or where it cannot after all, it is evicted directly. */
 bool um_policy_keeps(const um_policy *policy, um_frame_id id);
+/* Resident, and nothing speaks for it yet. */
+bool um_policy_is_new(const um_policy *policy, um_frame_id id);
 bool um_policy_in_standby(const um_policy *policy, um_frame_id id);
 
 void um_policy_measure(const um_policy *policy, um_policy_bytes *bytes);

@@ -48,10 +48,12 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
   return wins ? held : trial;
 }
 
-/* Runs that cannot wait in standby meet where they are. */
+/* Runs that cannot wait in standby meet where they are. While nobody is on trial the next to leave would be the oldest
+ * of those held. */
 static enum um_segment choose(um_policy *p, um_policy_group *g) {
   um_frame_id new = g->queues[UM_SEGMENT_SMALL].head, old = g->queues[UM_SEGMENT_MAIN].head;
-  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE) || old == UM_NIL;
+  bool small = g->queues[UM_SEGMENT_SMALL].bytes > um_group_part(g, SMALL_SHARE) || old == UM_NIL ||
+               (new != UM_NIL && g->queues[UM_SEGMENT_TRIAL].head == UM_NIL && um_policy_keeps(p, new));
   if (new != UM_NIL && old != UM_NIL && !um_policy_keeps(p, small ? new : old))
     return meet(p, g, UM_SEGMENT_SMALL, UM_SEGMENT_MAIN);
   return small ? UM_SEGMENT_SMALL : UM_SEGMENT_MAIN;

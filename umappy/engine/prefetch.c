@@ -54,7 +54,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
   uint64_t keep = atomic_load(&p->emergency), deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   bool got;
   while (!(got = um_budget_try(p, bytes, keep)) && !atomic_load(&p->stop)) {
-    if (um_pool_trim(p) || um_evict_one_clean(p)) /* not what was read ahead: it is no worse a guess */
+    if (um_memory_make(p))
       continue;
     if (!patient || p->filler_count == 1 || um_now_ns() >= deadline)
       break;

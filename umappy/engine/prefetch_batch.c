@@ -62,7 +62,7 @@ static bool claim(um_worker *w, work *k, const uint64_t *pages, uint32_t count, 
   if (n == 0)
     return true;
   while (!um_budget_try(p, um_run_cost(r, first, n), atomic_load(&p->emergency)))
-    if (!um_pool_trim(p) && !um_evict_one_clean(p))
+    if (!um_memory_make(p))
       return false;
   um_frame_id id = um_frame_take(p, r, first, n);
   um_gate_enter_wait(r);
