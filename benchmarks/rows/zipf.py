@@ -18,10 +18,10 @@ from harness.rounds import alternate
 EXPONENT = 1.1
 TIMES = 10
 """The data, in budgets."""
-MEMORY_MAX = 64 << 20
-READS_PER_PAGE = 60
+MEMORY_MAX = 16 << 20
+READS_PER_PAGE = 400
 """Reads for each 4 KiB page of the budget: what comes after the warm-up is a steady state."""
-WARM_PART = 3
+WARM_PART = 2
 CHUNK = 1000
 PAGE_ITEMS = 4096 // 8
 SEED = 3

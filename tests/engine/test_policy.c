@@ -106,25 +106,6 @@ static void test_read_ahead_waits_in_standby_and_first_touch_is_no_proof(void) {
   um_policy_destroy(r.policy);
 }
 
-static void test_split_keeps_place_and_bytes(void) {
-  rig r;
-  rig_open(&r, UM_POLICY_FIFO, 64);
-  insert(&r, 1, 0, 8, false);
-  insert(&r, 2, 8, 1, false);
-  r.frames[3] = (um_frame){.region = &r.region, .page = 3, .count = 5};
-  r.frames[1].count = 3;
-  um_policy_split(r.policy, 1, 3);
-  CHECK_EQUAL(um_policy_next(r.policy, 1), 3);
-  CHECK_EQUAL(um_policy_next(r.policy, 3), 2);
-  um_policy_evicted(r.policy, 1);
-  um_policy_evicted(r.policy, 3);
-  um_policy_evicted(r.policy, 2);
-  um_policy_bytes bytes;
-  um_policy_measure(r.policy, &bytes);
-  CHECK_EQUAL(bytes.main, 0);
-  um_policy_destroy(r.policy);
-}
-
 static void test_next_reaches_every_run_once_and_ends(void) {
   for (uint32_t kind = 0; kind <= UM_POLICY_MRU; kind++) {
     rig r;
@@ -180,9 +161,8 @@ static void test_any_events_leave_queues_whole(void) {
     rig_open(&r, kind, 256);
     for (uint32_t i = 0; i < 20000; i++) {
       random = random * 6364136223846793005u + 1442695040888963407u;
-      um_frame_id id = 1 + (random >> 33) % RUNS, other = 1 + (random >> 40) % RUNS;
+      um_frame_id id = 1 + (random >> 33) % RUNS;
       uint32_t event = (random >> 50) % 8;
-      um_frame *f = &r.frames[id];
       if (place[id] == 0 && event < 5) {
         bool ahead = event == 4;
         insert(&r, id, (random >> 20) % 4096, 1 + (random >> 52) % 64, ahead);
@@ -199,12 +179,6 @@ static void test_any_events_leave_queues_whole(void) {
       } else if (event == 4) {
         um_policy_remove(r.policy, id);
         place[id] = 0;
-      } else if (place[id] && place[other] == 0 && f->count > 1) {
-        r.frames[other] =
-            (um_frame){.region = f->region, .page = f->page + f->count / 2, .count = f->count - f->count / 2};
-        f->count /= 2;
-        um_policy_split(r.policy, id, other);
-        place[other] = place[id];
       }
       if (i % 16 == 0)
         check_walks(&r, place);
@@ -259,7 +233,6 @@ int main(int argc, char **argv) {
   test_second_chance_refault_makes_young();
   test_s3fifo_ghost_enters_main();
   test_read_ahead_waits_in_standby_and_first_touch_is_no_proof();
-  test_split_keeps_place_and_bytes();
   test_next_reaches_every_run_once_and_ends();
   test_any_events_leave_queues_whole();
   test_create_refuses_what_is_wrong();

@@ -12,7 +12,8 @@
  *     writing), never a filler: a page somebody dropped under the engine faults, and a filler must be there to
  *     serve that fault.
  *  6. The lock order below; no lock and no gate is held across store I/O.
- *  7. The bytes given to store->write are a private copy: they do not change while it runs.
+ *  7. The bytes given to store->write are a private copy: they do not change while it runs. A caller of
+ *     um_region_write_through promises that of its own buffer.
  *
  * Lock order: a thread may take a lock only while it holds none that stands below it.
  *

@@ -25,8 +25,8 @@
  *
  * CLEAN means protected, or of a region that is only read: the first write faults. DIRTY pages may be protected or
  * not. In WRITING the page is protected until a write fault, which sets REDIRTIED and unprotects at once: what is being
- * written is a copy. STANDBY: not mapped, but its bytes are in a chunk (pool.c); its run is owned by who changes the
- * word of the run's first page. */
+ * written is a copy. STANDBY: not mapped, but its bytes are in a chunk or a slot (pool.c); its run is owned by who
+ * changes the word of the run's first page. */
 #ifndef UM_PAGE_H
 #define UM_PAGE_H
 
@@ -34,13 +34,13 @@
 
 enum um_state {
   UM_ABSENT = 0,
-  UM_FILLING = 1, /* owned by a filler, or by the thread that overwrites */
+  UM_FILLING = 1, /* owned by a filler, or by the thread that overwrites or goes through */
   UM_CLEAN = 2,
   UM_DIRTY = 3,
   UM_WRITING = 4,  /* owned by an evictor; faults may set flags and unprotect */
   UM_EVICTING = 5, /* owned by who drops it */
   UM_FAILED = 6,   /* holds 0xFF in place of bytes that could not be had; never written back */
-  UM_STANDBY = 7,  /* not mapped, bytes kept in a chunk */
+  UM_STANDBY = 7,  /* not mapped, bytes kept in the pool */
   UM_LEAVING = 8,  /* dirty, moved out of the mapping or about to be, being written; owned by an evictor */
 };
 #define UM_IN(state) (1u << (state)) /* sets of states */

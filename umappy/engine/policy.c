@@ -209,20 +209,6 @@ void um_policy_remove(um_policy *p, um_frame_id id) {
     unlink_run(p, id);
 }
 
-void um_policy_split(um_policy *p, um_frame_id id, um_frame_id other) {
-  um_frame *f = &p->frames[id], *made = &p->frames[other];
-  UM_ASSERT(made->queue == 0);
-  made->queue = f->queue;
-  made->heat = f->heat;
-  made->trail = f->trail;
-  if (f->queue == 0)
-    return;
-  made->prev = id;
-  made->next = f->next;
-  *(f->next ? &p->frames[f->next].prev : &queue_at(p, f->queue)->tail) = other;
-  f->next = other;
-}
-
 static bool has_resident(const um_policy_group *g) {
   return g->queues[UM_SEGMENT_SMALL].head || g->queues[UM_SEGMENT_MAIN].head;
 }

@@ -44,12 +44,12 @@ int um_policy_create(const um_policy_options *options, um_frame *frames, um_poli
 void um_policy_destroy(um_policy *policy);
 
 /* Events. `id` is in no queue before insert, and in none after evicted and remove. While it is in a queue its region,
- * page and count stay, but for split. */
+ * page and count stay. */
 
 /* A miss was filled. Read ahead: nobody touched it yet, and it waits in standby, safe from the first eviction; its
  * first touch is a refault to the engine and proves nothing. */
 void um_policy_insert(um_policy *policy, um_frame_id id, bool prefetched);
-/* A standby run was touched and is resident again. Where a part of it is: split first. */
+/* A standby run was touched and is resident again. */
 void um_policy_refault(um_policy *policy, um_frame_id id);
 /* A victim was moved out. */
 void um_policy_standby(um_policy *policy, um_frame_id id);
@@ -57,8 +57,6 @@ void um_policy_standby(um_policy *policy, um_frame_id id);
 void um_policy_evicted(um_policy *policy, um_frame_id id);
 /* It is gone for another reason: dropped, closed. Nothing where it is in no queue. */
 void um_policy_remove(um_policy *policy, um_frame_id id);
-/* It lost its last pages to `other`, a descriptor in no queue; region, page and count of both are set already. */
-void um_policy_split(um_policy *policy, um_frame_id id, um_frame_id other);
 
 /* Choices; 0 asks for the first, and is the answer after the last. Asking for the first may move runs between queues. A
  * walk visits each run, some twice; when the run handed in has been taken it begins anew. So: hand in 0 after taking
