@@ -225,6 +225,12 @@ void um_exit_flush(void);              /* now; once */
 int um_io_uring_set(int mode); /* 0: never; -1: where it is allowed (default); 1: the same, but -errno of a refusal */
 int um_io_uring_probe(void);   /* 0: many reads can be in flight from one thread; else -errno of the refusal */
 int um_process_forked(void);   /* 1 in a child of the process that made the engine */
+
+/* libzstd, found once a process; zstd_library.h */
+const char *um_zstd_name(uint32_t index); /* the functions wanted, one by one; NULL: there are no more */
+int um_zstd_offer(void *const *addresses, const char *where,
+                  um_error *error); /* of them, in that order, NULL: lacking. 1: taken; 0: there is one already */
+int um_zstd_find(const char **where, um_error *error); /* the version (10504 is 1.5.4); where: never freed */
 /* cffi: end */
 
 #endif
