@@ -126,12 +126,17 @@ static int fail_wait(const um_foreign_store *self, um_error *error) {
   return um_error_set(error, ETIMEDOUT, UM_OP_READ, 0, 0, "%s: waiting for another thread to decode", self->scan->path);
 }
 
+/* What the reader wants of the piece that starts there. */
+static void copy_wanted(const part *p, const unsigned char *bytes, uint64_t start, uint64_t size) {
+  uint64_t first = um_max(p->inside, start), last = um_min(p->inside + p->length, start + size);
+  memcpy(p->to + (first - p->inside), bytes + (first - start), last - first);
+}
+
 /* Copies from a ready piece; the lock is held, and let go meanwhile. */
 static void copy(um_foreign_store *self, um_zstd_piece *piece, const part *p, uint64_t piece_start) {
   um_zstd_piece_take(&self->pieces, piece);
   pthread_mutex_unlock(&self->pieces.lock);
-  uint64_t first = um_max(p->inside, piece_start), last = um_min(p->inside + p->length, piece_start + piece->room);
-  memcpy(p->to + (first - p->inside), piece->bytes + (first - piece_start), last - first);
+  copy_wanted(p, piece->bytes, piece_start, piece->room);
   pthread_mutex_lock(&self->pieces.lock);
   um_zstd_piece_give(&self->pieces, piece, true);
 }
@@ -179,6 +184,10 @@ static uint64_t count_pieces(uint64_t size) {
   return (size + PIECE_SIZE - 1) / PIECE_SIZE;
 }
 
+static uint64_t next_piece(const stream *s) { /* at the frame's end: one that it does not have */
+  return count_pieces(s->stream.decoded);
+}
+
 /* The last piece must be followed by the frame's end: what the decoder checks there is the checksum. */
 static int finish_stream(um_foreign_store *self, um_zstd_stream *s, const part *p, um_error *error) {
   unsigned char more;
@@ -191,19 +200,23 @@ static int finish_stream(um_foreign_store *self, um_zstd_stream *s, const part *
   return result;
 }
 
-/* Decodes the stream's next piece; lock held, let go inside. Where nothing can be claimed its bytes are not kept. */
+/* Decodes the stream's next piece, and copies from it if it is the one it is on its way to; lock held, let go inside.
+ * Where none can be claimed its bytes are not kept. */
 static int advance(um_foreign_store *self, stream *s, const part *p, unsigned char *scratch, um_error *error) {
-  uint64_t number = s->stream.decoded / PIECE_SIZE;
+  uint64_t number = next_piece(s);
   uint64_t size = um_min(PIECE_SIZE, p->size - number * PIECE_SIZE), got = 0;
   bool full;
   um_zstd_piece *piece = um_zstd_piece_find(&self->pieces, p->index, number);
   piece = piece ? NULL : um_zstd_piece_claim(&self->pieces, p->index, number, size, &full);
   pthread_mutex_unlock(&self->pieces.lock);
-  int result = um_zstd_stream_read(&s->stream, piece ? piece->bytes : scratch, size, &got, error);
+  unsigned char *bytes = piece ? piece->bytes : scratch;
+  int result = um_zstd_stream_read(&s->stream, bytes, size, &got, error);
   if (result == 0 && got < size)
     result = fail_size(self, p, error);
   if (result == 0 && number + 1 == count_pieces(p->size))
     result = finish_stream(self, &s->stream, p, error);
+  if (result == 0 && number == s->target)
+    copy_wanted(p, bytes, number * PIECE_SIZE, size);
   pthread_mutex_lock(&self->pieces.lock);
   if (piece)
     um_zstd_piece_give(&self->pieces, piece, result == 0);
@@ -213,7 +226,7 @@ static int advance(um_foreign_store *self, stream *s, const part *p, unsigned ch
 }
 
 static bool is_before(const stream *s, uint64_t frame, uint64_t number) {
-  return s->open && s->frame == frame && s->stream.decoded / PIECE_SIZE <= number;
+  return s->open && s->frame == frame && next_piece(s) <= number;
 }
 
 /* Who can get to the piece: an idle stream in front of it, nearest first; else `busy` where one moves towards it; else
@@ -235,7 +248,7 @@ static stream *choose_stream(um_foreign_store *self, uint64_t frame, uint64_t nu
   return nearest ? nearest : *busy ? NULL : oldest;
 }
 
-/* Moves a stream up to the piece and over it; lock held, let go inside. */
+/* Moves a stream up to the piece and over it, which gives the reader his bytes; lock held, let go inside. */
 static int run_stream(um_foreign_store *self, stream *s, const part *p, uint64_t number, um_error *error) {
   int result = 0;
   bool fresh = !is_before(s, p->index, number);
@@ -250,7 +263,7 @@ static int run_stream(um_foreign_store *self, stream *s, const part *p, uint64_t
     s->open = true;
     if (fresh)
       um_zstd_stream_begin(&s->stream, p->frame->start, p->frame->start + p->frame->length);
-    while (result == 0 && s->stream.decoded / PIECE_SIZE <= number && s->stream.decoded < p->size)
+    while (result == 0 && next_piece(s) <= number)
       result = advance(self, s, p, scratch, error);
   }
   s->open = result == 0;
@@ -271,10 +284,11 @@ static int read_piece(um_foreign_store *self, const part *p, uint64_t number, um
       break;
     }
     stream *s = piece ? NULL : choose_stream(self, p->index, number, &busy);
-    if (s)
+    if (s) {
       result = run_stream(self, s, p, number, error);
-    else
-      result = um_zstd_pieces_wait(&self->pieces) < 0 ? fail_wait(self, error) : 0;
+      break;
+    }
+    result = um_zstd_pieces_wait(&self->pieces) < 0 ? fail_wait(self, error) : 0;
   }
   pthread_mutex_unlock(&self->pieces.lock);
   return result;
@@ -353,7 +367,8 @@ int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, 
   self->store = (um_store){.ops = &foreign_ops, .size = um_zstd_frames_size(&scan->frames)};
   self->scan = scan;
   self->whole_max = um_min(WHOLE_MAX, self->pieces.memory / 4);
-  self->stream_count = STREAMS;
+  /* Streams beyond the first only where their windows fit into the memory, too. */
+  self->stream_count = (uint32_t)um_max(1, um_min(STREAMS, self->pieces.memory / um_max(1, scan->frames.window)));
   *store = &self->store;
   return 0;
 }

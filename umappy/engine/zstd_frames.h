@@ -28,6 +28,7 @@ typedef struct um_zstd_frames {
   uint64_t capacity;
   uint64_t largest; /* bytes of image in one frame, at most */
   uint64_t longest; /* bytes of file in one frame, at most */
+  uint64_t window;  /* of those whose header was looked at, the largest */
   uint64_t skipped; /* bytes of the file in skippable frames, a seek table among them */
   uint64_t decoded; /* bytes of image that were decoded to find sizes */
   bool table;       /* sizes are those of a seek table */

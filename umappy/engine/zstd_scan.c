@@ -93,6 +93,7 @@ static int step_header(um_zstd_scan *scan, um_error *error) {
                                       "); FileStore(path) opens its bytes as they are"
                                     : "%s: no zstd frame begins at byte %" PRIu64 ", where the one before ends",
                 scan->path, scan->position);
+  scan->frames.window = um_max(scan->frames.window, scan->header.window);
   if (scan->header.content == UM_ZSTD_SIZE_UNKNOWN)
     return begin_decode(scan, error);
   scan->position += scan->header.length;

@@ -80,7 +80,8 @@ static int read_entries(const um_zstd_source *source, const table *t, um_zstd_fr
 }
 
 /* -UM_ECORRUPT: no frame begins there, or one of another size. */
-static int look_at(const um_zstd_source *source, const um_zstd_frame *frame, um_error *error) {
+static int look_at(const um_zstd_source *source, um_zstd_frames *frames, uint64_t which, um_error *error) {
+  const um_zstd_frame *frame = &frames->list[which];
   unsigned char bytes[UM_ZSTD_HEADER_MAX];
   um_zstd_header header;
   uint64_t length = um_min(sizeof bytes, frame->length);
@@ -89,16 +90,16 @@ static int look_at(const um_zstd_source *source, const um_zstd_frame *frame, um_
     return result;
   if (um_zstd_header_parse(bytes, length, &header) < 0)
     return -UM_ECORRUPT;
-  /* An entry may stand for several frames: then the first is the smaller one. */
-  bool fits = header.content == UM_ZSTD_SIZE_UNKNOWN || header.content <= frame[1].offset - frame->offset;
+  frames->window = um_max(frames->window, header.window);
+  bool fits = header.content == UM_ZSTD_SIZE_UNKNOWN || header.content == frame[1].offset - frame->offset;
   return fits ? 0 : -UM_ECORRUPT;
 }
 
-static int look_at_some(const um_zstd_source *source, const um_zstd_frames *frames, um_error *error) {
+static int look_at_some(const um_zstd_source *source, um_zstd_frames *frames, um_error *error) {
   uint64_t looks = um_min(UM_ZSTD_LOOKS, frames->count);
   for (uint64_t i = 0; i < looks; i++) {
     uint64_t which = looks == 1 ? 0 : (frames->count - 1) * i / (looks - 1);
-    int result = look_at(source, &frames->list[which], error);
+    int result = look_at(source, frames, which, error);
     if (result < 0)
       return result;
   }
