@@ -20,7 +20,7 @@ from umappy.pager import Pager, default_pager
 from umappy.region import Region
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
-from umappy.stores import FileStore, Store
+from umappy.stores import FileStore, Store, ZstdStore
 from umappy.take import take
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "StoreTruncatedError",
     "UffdUnavailableError",
     "UmapError",
+    "ZstdStore",
     "config",
     "default_pager",
     "sort",
