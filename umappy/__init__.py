@@ -16,8 +16,10 @@ from umappy.errors import (
     UffdUnavailableError,
     UmapError,
 )
+from umappy.load import load
 from umappy.pager import Pager, default_pager
 from umappy.region import Region
+from umappy.save import save
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
 from umappy.stores import FileStore, Store, ZstdStore
@@ -44,6 +46,8 @@ __all__ = [
     "ZstdStore",
     "config",
     "default_pager",
+    "load",
+    "save",
     "sort",
     "stores",
     "take",
