@@ -58,8 +58,9 @@ def load(
     except BaseException:
         store.close()
         raise
-    order = "F" if header.fortran_order else "C"
-    return np.ndarray(header.shape, header.dtype, region, header.offset - start, order=order)
+    return np.ndarray(
+        header.shape, header.dtype, region, header.offset - start, order="F" if header.fortran_order else "C"
+    )
 
 
 def _open(path: str, mode: str, level: SupportsIndex, dictionary: Dictionary | None) -> tuple[Store, NpyHeader, int]:
