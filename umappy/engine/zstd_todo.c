@@ -1,15 +1,5 @@
 #include "zstd_store.h"
 #include <errno.h>
-#include <stdlib.h>
-int um_zstd_store_open(const um_zstd_options *options, um_store **store, um_error *error) {
-  (void)store;
-  return um_error_set(error, ENOSYS, UM_OP_OPEN, 0, 0, "%s: not built yet", options->path);
-}
-void um_zstd_store_info(um_store *store, um_zstd_info *info) {
-  (void)store;
-  (void)info;
-  abort();
-}
 int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64_t *page, um_error *error) {
   (void)store;
   (void)first;

@@ -1,0 +1,134 @@
+/* zstd_codec.c: see zstd_codec.h. There are as many contexts as threads were ever inside at once. */
+#include "zstd_codec.h"
+
+#include "store.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, um_error *error) {
+  memset(codec, 0, sizeof(*codec));
+  codec->library = um_zstd_get(error);
+  if (!codec->library)
+    return -ELIBACC;
+  int low = codec->library->level_min(), high = codec->library->level_max();
+  if (level < low || level > high)
+    return um_error_set(error, EINVAL, UM_OP_OPEN, 0, 0, "level is %d; libzstd %s has %d to %d", (int)level,
+                        codec->library->where, low, high);
+  codec->level = level;
+  codec->page_size = page_size;
+  pthread_mutex_init(&codec->lock, NULL);
+  return 0;
+}
+
+int um_zstd_codec_dictionary(um_zstd_codec *codec, const void *bytes, uint64_t size) {
+  codec->compressor = codec->library->cdict_create(bytes, size, codec->level);
+  codec->decompressor = codec->library->ddict_create(bytes, size);
+  return codec->compressor && codec->decompressor ? 0 : -ENOMEM;
+}
+
+static void free_context(um_zstd_codec *codec, um_zstd_context *context) {
+  if (context->cctx)
+    codec->library->cctx_free(context->cctx);
+  if (context->dctx)
+    codec->library->dctx_free(context->dctx);
+  free(context->buffer);
+  free(context->page);
+  free(context);
+}
+
+void um_zstd_codec_end(um_zstd_codec *codec) {
+  if (!codec->library)
+    return;
+  while (codec->idle) {
+    um_zstd_context *context = codec->idle;
+    codec->idle = context->next;
+    free_context(codec, context);
+  }
+  if (codec->compressor)
+    codec->library->cdict_free(codec->compressor);
+  if (codec->decompressor)
+    codec->library->ddict_free(codec->decompressor);
+  pthread_mutex_destroy(&codec->lock);
+}
+
+um_zstd_context *um_zstd_context_take(um_zstd_codec *codec) {
+  pthread_mutex_lock(&codec->lock);
+  um_zstd_context *context = codec->idle;
+  if (context)
+    codec->idle = context->next;
+  pthread_mutex_unlock(&codec->lock);
+  return context ? context : calloc(1, sizeof(*context));
+}
+
+void um_zstd_context_give(um_zstd_codec *codec, um_zstd_context *context) {
+  pthread_mutex_lock(&codec->lock);
+  context->next = codec->idle;
+  codec->idle = context;
+  pthread_mutex_unlock(&codec->lock);
+}
+
+uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes) {
+  if (context->room < bytes) {
+    free(context->buffer);
+    context->buffer = malloc(bytes);
+    context->room = context->buffer ? bytes : 0;
+  }
+  return context->buffer;
+}
+
+uint8_t *um_zstd_context_page(um_zstd_codec *codec, um_zstd_context *context) {
+  if (!context->page)
+    context->page = malloc(codec->page_size);
+  return context->page;
+}
+
+uint64_t um_zstd_bound(const um_zstd_codec *codec, uint64_t length) {
+  return codec->library->compress_bound(length);
+}
+
+static um_zstd_cctx *make_cctx(um_zstd_codec *codec) {
+  const um_zstd *z = codec->library;
+  um_zstd_cctx *cctx = z->cctx_create();
+  if (cctx && (z->is_error(z->cctx_set(cctx, UM_ZSTD_C_LEVEL, codec->level)) ||
+               z->is_error(z->cctx_set(cctx, UM_ZSTD_C_CHECKSUM, 1)) ||
+               (codec->compressor && z->is_error(z->cctx_use(cctx, codec->compressor))))) {
+    z->cctx_free(cctx);
+    cctx = NULL;
+  }
+  return cctx;
+}
+
+int64_t um_zstd_compress(um_zstd_codec *codec, um_zstd_context *context, void *to, uint64_t room, const void *from,
+                         uint64_t length) {
+  if (!context->cctx && !(context->cctx = make_cctx(codec)))
+    return -ENOMEM;
+  size_t result = codec->library->compress(context->cctx, to, room, from, length);
+  return codec->library->is_error(result) ? -ENOMEM : (int64_t)result; /* with room enough nothing else can fail */
+}
+
+static um_zstd_dctx *make_dctx(um_zstd_codec *codec) {
+  const um_zstd *z = codec->library;
+  um_zstd_dctx *dctx = z->dctx_create();
+  if (dctx && codec->decompressor && z->is_error(z->dctx_use(dctx, codec->decompressor))) {
+    z->dctx_free(dctx);
+    dctx = NULL;
+  }
+  return dctx;
+}
+
+int64_t um_zstd_decompress(um_zstd_codec *codec, um_zstd_context *context, void *to, uint64_t room, const void *from,
+                           uint64_t length) {
+  if (!context->dctx && !(context->dctx = make_dctx(codec)))
+    return -ENOMEM;
+  size_t result = codec->library->decompress(context->dctx, to, room, from, length);
+  if (!codec->library->is_error(result))
+    return (int64_t)result;
+  return codec->library->error_code(result) == UM_ZSTD_ERROR_MEMORY ? -ENOMEM : -UM_ECORRUPT;
+}
+
+bool um_zstd_is_zero(const void *bytes, uint64_t length) {
+  const uint8_t *at = bytes;
+  return length == 0 || (at[0] == 0 && memcmp(at, at + 1, length - 1) == 0);
+}
