@@ -18,7 +18,7 @@
 #define INPUT_SLACK (64u << 10) /* bytes of file that a whole frame may have above its own size */
 #define INPUT_KEPT (1u << 20)   /* a decoder that needed a larger buffer lets go of it */
 #define STREAMS 4u
-#define MEMORY_MIN (1u << 20)
+#define STREAM_OVERHEAD (512u << 10) /* bytes of a stream besides its window */
 
 /* Decodes whole frames; one thread's at a time. */
 typedef struct decoder {
@@ -42,8 +42,9 @@ typedef struct um_foreign_store {
   um_zstd_pieces pieces;
   decoder *decoders; /* pieces.lock, and so the streams */
   stream streams[STREAMS];
-  uint32_t stream_count; /* constant */
-  uint64_t whole_max;    /* constant */
+  uint32_t stream_count; /* constant once it is read from, and so the next */
+  uint64_t whole_max;
+  uint64_t most; /* bytes to hold, at most; constant */
   atomic_bool forked;
 } um_foreign_store;
 
@@ -114,7 +115,7 @@ static int decode_whole(um_foreign_store *self, const part *p, unsigned char *to
   if (result == 0) {
     size_t got = source->zstd->decompress(d->context, to, p->size, d->input, p->frame->length);
     if (source->zstd->is_error(got) && source->zstd->error_code(got) != UM_ZSTD_ERROR_DESTINATION_TOO_SMALL)
-      result = um_zstd_fail(source, p->frame->start, got, error);
+      result = um_zstd_source_fail(source, p->frame->start, got, error);
     else if (got != p->size)
       result = fail_size(self, p, error);
   }
@@ -350,14 +351,29 @@ static void foreign_forked(um_store *store) {
   atomic_store(&((um_foreign_store *)store)->forked, true);
 }
 
+/* One stream there must be, whatever its window takes. */
+static uint64_t foreign_limit(um_store *store, uint64_t bytes) {
+  um_foreign_store *self = (um_foreign_store *)store;
+  uint64_t window = um_max(1, self->scan->frames.window) + STREAM_OVERHEAD;
+  uint64_t cache = um_min(self->most, bytes);
+  pthread_mutex_lock(&self->pieces.lock);
+  self->whole_max = um_min(WHOLE_MAX, cache / 4);
+  bool streams = self->scan->frames.largest > self->whole_max;
+  self->stream_count = streams ? (uint32_t)um_max(1, um_min(STREAMS, cache / 2 / window)) : 1;
+  uint64_t windows = streams ? self->stream_count * window : 0;
+  self->pieces.memory = um_max(cache / 4, cache > windows ? cache - windows : 0);
+  pthread_mutex_unlock(&self->pieces.lock);
+  return self->pieces.memory + windows;
+}
+
 static const um_store_ops foreign_ops = {
-    .name = "zstd", .read = foreign_read, .close = foreign_close, .forked = foreign_forked};
+    .name = "zstd", .read = foreign_read, .close = foreign_close, .forked = foreign_forked, .limit = foreign_limit};
 
 int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, um_error *error) {
   if (scan->phase != UM_ZSTD_DONE)
     return um_error_set(error, EINVAL, UM_OP_OPEN, 0, 0, "%s: its frames are not all known yet", scan->path);
   um_foreign_store *self = calloc(1, sizeof *self);
-  if (!self || um_zstd_pieces_init(&self->pieces, um_max(memory, MEMORY_MIN)) < 0) {
+  if (!self || um_zstd_pieces_init(&self->pieces, memory) < 0) {
     free(self);
     return um_error_set(error, ENOMEM, UM_OP_OPEN, 0, 0, "%s: %s", scan->path, strerror(ENOMEM));
   }
@@ -366,9 +382,8 @@ int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, 
   scan->window = NULL;
   self->store = (um_store){.ops = &foreign_ops, .size = um_zstd_frames_size(&scan->frames)};
   self->scan = scan;
-  self->whole_max = um_min(WHOLE_MAX, self->pieces.memory / 4);
-  /* Streams beyond the first only where their windows fit into the memory, too. */
-  self->stream_count = (uint32_t)um_max(1, um_min(STREAMS, self->pieces.memory / um_max(1, scan->frames.window)));
+  self->most = memory;
+  foreign_limit(&self->store, memory);
   *store = &self->store;
   return 0;
 }

@@ -23,7 +23,7 @@ typedef struct um_zstd_piece {
 typedef struct um_zstd_pieces {
   pthread_mutex_t lock;
   pthread_cond_t changed;               /* a piece became ready, or free */
-  uint64_t memory;                      /* bytes, at most; constant */
+  uint64_t memory;                      /* bytes, at most; constant once there are pieces */
   uint64_t held, turn, changes;         /* lock */
   um_zstd_piece pieces[UM_ZSTD_PIECES]; /* lock; see there */
 } um_zstd_pieces;

@@ -8,7 +8,7 @@
 
 #define INPUT_SIZE (128u << 10)
 
-int um_zstd_fail(const um_zstd_source *source, uint64_t frame_start, size_t result, um_error *error) {
+int um_zstd_source_fail(const um_zstd_source *source, uint64_t frame_start, size_t result, um_error *error) {
   const um_zstd *z = source->zstd;
   switch (z->error_code(result)) {
   case UM_ZSTD_ERROR_MEMORY:
@@ -113,7 +113,7 @@ int um_zstd_stream_read(um_zstd_stream *s, void *buffer, uint64_t room, uint64_t
     size_t taken = s->in.position, given = out.position;
     size_t result = z->decompress_stream(s->context, &out, &s->in);
     if (z->is_error(result))
-      return um_zstd_fail(s->source, s->start, result, error);
+      return um_zstd_source_fail(s->source, s->start, result, error);
     s->ended = result == 0;
     if (!s->ended && s->in.position == taken && out.position == given && s->next == s->limit)
       return um_error_set(error, UM_ETRUNCATED, UM_OP_READ, 0, 0,

@@ -42,7 +42,7 @@ uint64_t um_zstd_stream_memory(const um_zstd_stream *s);                      /*
 int um_zstd_stream_read(um_zstd_stream *s, void *buffer, uint64_t room, uint64_t *got, um_error *error);
 
 /* What a failed call of the library means: -code, with the frame and the remedy named. */
-int um_zstd_fail(const um_zstd_source *source, uint64_t frame_start, size_t result, um_error *error);
+int um_zstd_source_fail(const um_zstd_source *source, uint64_t frame_start, size_t result, um_error *error);
 /* Reads all of it; a file that ends before is -UM_ETRUNCATED. */
 int um_zstd_source_read(const um_zstd_source *source, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 /* A decompressor for this source's frames; NULL: no memory. */
