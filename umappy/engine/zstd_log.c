@@ -216,6 +216,36 @@ void um_zstd_log_close_epoch(um_zstd_log *log) {
   pthread_mutex_unlock(&log->lock);
 }
 
+int um_zstd_log_write(um_zstd_store *store, const uint8_t *bytes, const uint32_t *sizes, uint32_t count,
+                      int (*placed)(void *context, uint32_t i, uint64_t offset), void *context, um_error *error) {
+  for (uint32_t i = 0, taken; i < count; i += taken) {
+    uint64_t offset, length = 0;
+    int result = um_zstd_log_take(store, sizes + i, count - i, &offset, &taken, error);
+    if (result < 0)
+      return result;
+    for (uint32_t n = i; n < i + taken; n++)
+      length += um_zstd_align(sizes[n]);
+    result = um_zstd_file_write(store->file, offset, bytes, length);
+    if (result < 0) {
+      um_zstd_log_undo(store, offset, length);
+      return um_zstd_fail(store, result, UM_OP_WRITE, 0, 0, "writing to the log", error);
+    }
+    uint64_t at = offset, end = offset + length;
+    for (uint32_t n = i; n < i + taken; n++) {
+      result = placed(context, n, at);
+      if (result < 0) {
+        um_zstd_log_undo(store, at, end - at);
+        return result;
+      }
+      if (result > 0)
+        um_zstd_log_undo(store, at, sizes[n]);
+      at += um_zstd_align(sizes[n]);
+    }
+    bytes += length;
+  }
+  return 0;
+}
+
 int um_zstd_log_append(um_zstd_store *store, uint8_t *record, uint32_t kind, uint32_t length, um_zstd_place *place,
                        um_error *error) {
   uint32_t size = UM_ZSTD_RECORD_HEADER + length, taken;

@@ -110,6 +110,7 @@ static void note_place(um_zstd_store *store, um_zstd_node *node, uint64_t offset
 }
 
 typedef struct batch {
+  um_zstd_store *store;
   uint8_t *bytes;                                        /* records one behind the other, aligned */
   um_zstd_node *nodes[UM_ZSTD_BATCH / UM_ZSTD_NODE_MAX]; /* of each */
   uint32_t sizes[UM_ZSTD_BATCH / UM_ZSTD_NODE_MAX];
@@ -118,29 +119,17 @@ typedef struct batch {
   uint64_t used;
 } batch;
 
-static int write_batch(um_zstd_store *store, batch *b, um_error *error) {
-  uint8_t *at = b->bytes;
-  for (uint32_t i = 0, taken; i < b->count; i += taken) {
-    uint64_t offset, length = 0;
-    int result = um_zstd_log_take(store, b->sizes + i, b->count - i, &offset, &taken, error);
-    if (result < 0)
-      return result;
-    for (uint32_t n = i; n < i + taken; n++)
-      length += um_zstd_align(b->sizes[n]);
-    result = um_zstd_file_write(store->file, offset, at, length);
-    if (result < 0) {
-      um_zstd_log_undo(store, offset, length);
-      return um_zstd_fail(store, result, UM_OP_FLUSH, 0, 0, "writing the index", error);
-    }
-    for (uint32_t n = i; n < i + taken; n++) {
-      note_place(store, b->nodes[n], offset, b->sizes[n], b->checksums[n]);
-      offset += um_zstd_align(b->sizes[n]);
-    }
-    at += length;
-  }
+static int note_written(void *context, uint32_t i, uint64_t offset) {
+  batch *b = context;
+  note_place(b->store, b->nodes[i], offset, b->sizes[i], b->checksums[i]);
+  return 0;
+}
+
+static int write_batch(batch *b, um_error *error) {
+  uint32_t count = b->count;
   b->count = 0;
   b->used = 0;
-  return 0;
+  return um_zstd_log_write(b->store, b->bytes, b->sizes, count, note_written, b, error);
 }
 
 static int write_level(um_zstd_store *store, um_zstd_node **nodes, uint64_t count, batch *b, um_error *error) {
@@ -158,7 +147,7 @@ static int write_level(um_zstd_store *store, um_zstd_node **nodes, uint64_t coun
     b->used += um_zstd_align(size);
     if (b->used + UM_ZSTD_NODE_MAX + UM_ZSTD_ALIGN > UM_ZSTD_BATCH ||
         b->count == sizeof(b->sizes) / sizeof(*b->sizes) || i + 1 == count)
-      result = write_batch(store, b, error);
+      result = write_batch(b, error);
   }
   return result;
 }
@@ -175,7 +164,7 @@ int um_zstd_nodes_write(um_zstd_store *store, um_zstd_node **leaves, uint64_t co
   um_zstd_node **nodes = malloc((count + 1) * sizeof(*nodes));
   int result = 0;
   if (b && bytes && nodes) {
-    *b = (batch){.bytes = bytes};
+    *b = (batch){.store = store, .bytes = bytes};
     memcpy(nodes, leaves, count * sizeof(*nodes));
     qsort(nodes, count, sizeof(*nodes), compare);
   } else {

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 #define BLOCK 4096u            /* of file systems; smaller holes give nothing back */
-#define SLACK (128u << 10)     /* bytes too much that are not worth a call */
+#define SLACK (32u << 10)     /* bytes too much that are not worth a call */
 #define EXTENTS_MAX (1u << 20) /* dead ones remembered; more are left to compaction */
 
 bool um_zstd_extents_add(um_zstd_extents *extents, uint64_t offset, uint32_t length, uint32_t use) {
@@ -39,6 +39,7 @@ void um_zstd_space_begin(um_zstd_log *log, um_zstd_segment *segment) {
   if (segment->filled < log->head)
     segment->filled = log->head;
   segment->punched = segment->listed = 0;
+  segment->tried = 0;
   segment->use++;
 }
 
@@ -77,6 +78,11 @@ static uint64_t punch(um_zstd_store *store, uint64_t offset, uint64_t length, in
   if (first >= end)
     return 0;
   *result = store->file->ops->punch(store->file, first, end - first);
+  if (*result == -EOPNOTSUPP || *result == -ENOSYS) {
+    pthread_mutex_lock(&store->log.lock);
+    store->log.no_punch = true;
+    pthread_mutex_unlock(&store->log.lock);
+  }
   return *result == 0 ? end - first : 0;
 }
 

@@ -84,6 +84,7 @@ typedef struct um_zstd_segment {
   uint32_t filled;     /* bytes from its start ever written */
   uint32_t punched;    /* bytes of these that were given back to the disk */
   uint32_t listed;     /* bytes of it in log->dead */
+  uint64_t tried;      /* generation in which all that lives was to be moved out of it */
   uint32_t use;        /* how often it was begun anew */
   bool fixed;          /* never used again */
   bool busy;           /* somebody punches it, or moves what lives out of it: not to be begun anew */
@@ -115,6 +116,7 @@ typedef struct um_zstd_log {
   uint64_t base_held;         /* bytes of the base the index refers to */
   uint64_t base_pending[2];
   uint64_t records, record_bytes; /* written; they tell how large records are */
+  bool no_punch;                  /* the file cannot */
 } um_zstd_log;
 
 /* Who writes a part of a page; zstd_write.c. */
@@ -198,6 +200,10 @@ void um_zstd_log_give(um_zstd_store *store, uint64_t offset, uint64_t length, en
 void um_zstd_log_close_epoch(um_zstd_log *log);
 um_zstd_segment *um_zstd_log_find(um_zstd_log *log, uint64_t offset);  /* log->lock; NULL: none */
 int um_zstd_log_add(um_zstd_log *log, const um_zstd_segment_row *row); /* at the end */
+/* Writes sealed records that lie one behind the other at `bytes`, each aligned, and tells where: `placed` returns 0, or
+ * 1 where the record is of no use any more, or an error, which ends it. */
+int um_zstd_log_write(um_zstd_store *store, const uint8_t *bytes, const uint32_t *sizes, uint32_t count,
+                      int (*placed)(void *context, uint32_t i, uint64_t offset), void *context, um_error *error);
 /* One record, its payload behind room for its header. */
 int um_zstd_log_append(um_zstd_store *store, uint8_t *record, uint32_t kind, uint32_t length, um_zstd_place *place,
                        um_error *error);

@@ -70,40 +70,21 @@ static int fail(const writing *w, uint64_t page, int result, const char *what) {
                       what, w->error);
 }
 
-static int set_entries(writing *w, uint32_t first, uint32_t count, uint64_t offset) {
-  for (uint32_t i = first; i < first + count; i++) {
-    um_zstd_entry entry = {.offset = offset, .length = w->sizes[i], .tag = w->tags[i], .kind = UM_ZSTD_RECORD};
-    int result = um_zstd_index_set(w->store, w->pages[i], &entry, NULL, w->error);
-    if (result < 0) {
-      for (; i < first + count; offset += um_zstd_align(w->sizes[i++]))
-        um_zstd_log_undo(w->store, offset, w->sizes[i]);
-      return result;
-    }
-    offset += um_zstd_align(w->sizes[i]);
-  }
-  return 0;
+static int set_entry(void *context, uint32_t i, uint64_t offset) {
+  writing *w = context;
+  um_zstd_entry entry = {.offset = offset, .length = w->sizes[i], .tag = w->tags[i], .kind = UM_ZSTD_RECORD};
+  return um_zstd_index_set(w->store, w->pages[i], &entry, NULL, w->error);
 }
 
 static int send(writing *w) {
-  const uint8_t *at = w->context->buffer;
-  int result = 0;
-  for (uint32_t i = 0, taken; result == 0 && i < w->count; i += taken) {
-    uint64_t offset, length = 0;
-    result = um_zstd_log_take(w->store, w->sizes + i, w->count - i, &offset, &taken, w->error);
-    if (result < 0)
-      break;
-    for (uint32_t n = i; n < i + taken; n++)
-      length += um_zstd_align(w->sizes[n]);
-    result = um_zstd_file_write(w->store->file, offset, at, length);
-    if (result < 0) {
-      um_zstd_log_undo(w->store, offset, length);
-      return fail(w, w->pages[i], result, "writing to the log");
-    }
-    at += length;
-    result = set_entries(w, i, taken, offset);
-  }
+  uint32_t count = w->count;
   w->count = 0;
   w->used = 0;
+  int result = um_zstd_log_write(w->store, w->context->buffer, w->sizes, count, set_entry, w, w->error);
+  if (result < 0 && w->error && w->error->length == 0) { /* it was the log, which knows of no pages */
+    w->error->offset = w->pages[0] << w->store->page_shift;
+    w->error->length = um_zstd_page_length(w->store, w->pages[0]);
+  }
   return result;
 }
 
