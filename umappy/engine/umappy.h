@@ -182,6 +182,34 @@ uint64_t um_log_store_take(um_store *store, um_log_record *records, uint64_t cou
 void um_wrapper_retain(um_store *store);
 void um_wrapper_release(um_store *store);
 
+/* A .zst that umappy did not write: finding its frames, then reading at random. */
+typedef struct um_zstd_scan um_zstd_scan;
+
+typedef struct um_zstd_scan_options {
+  const char *path;
+  const void *dictionary; /* NULL: none */
+  uint64_t dictionary_size;
+  uint32_t window_log; /* frames that want a larger window are refused; 0: 27, as the zstd tool has it */
+  int32_t walk;        /* from frame to frame, whatever a seek table says */
+} um_zstd_scan_options;
+
+typedef struct um_zstd_scan_info {
+  uint64_t file_size, position; /* bytes: of the file, and how far it was looked at */
+  uint64_t size;                /* bytes of the image found so far */
+  uint64_t frames, largest;     /* frames that hold some; bytes of image in the largest */
+  uint64_t skipped;             /* bytes of the file in frames that hold nothing */
+  uint64_t decoded;             /* bytes of image that were decoded only to find sizes */
+  int32_t table, table_wrong;   /* a seek table told all that; there is one, but it cannot be right */
+  int32_t decoding;             /* it decodes a frame whose header does not tell its size */
+} um_zstd_scan_info;
+
+int um_zstd_scan_open(const um_zstd_scan_options *options, um_zstd_scan **scan, um_error *error);
+int um_zstd_scan_step(um_zstd_scan *scan, uint32_t timeout_ms, um_error *error); /* 0: all is known; -EAGAIN: go on */
+void um_zstd_scan_look(const um_zstd_scan *scan, um_zstd_scan_info *info);
+void um_zstd_scan_close(um_zstd_scan *scan);
+/* Read-only; of a scan that is done, which it takes if it succeeds. `memory`: bytes for decoded frames, at most. */
+int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, um_error *error);
+
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
 int um_store_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
