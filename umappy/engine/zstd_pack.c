@@ -45,7 +45,8 @@ static int fail(um_zstd_pack *pack, int result, um_error *error) {
   return pack->result;
 }
 
-/* A frame of zeros by hand: blocks of one byte and how often. No library could be asked for 16 MiB of them as cheaply. */
+/* A frame of zeros by hand: blocks of one byte and how often. No library could be asked for 16 MiB of them as cheaply.
+ */
 static int put_zeros(um_zstd_pack *pack, uint64_t length) {
   uint64_t blocks = (length + UM_ZSTD_BLOCK_MAX - 1) / UM_ZSTD_BLOCK_MAX;
   uint8_t *frame = malloc(4 * blocks + ZEROS_ROOM), *at = frame, *zeros = calloc(1, length);
@@ -177,8 +178,8 @@ int um_zstd_pack_write(um_zstd_pack *pack, const void *buffer, uint64_t length, 
 int um_zstd_pack_store(um_zstd_pack *pack, um_store *store, uint64_t offset, uint64_t length, um_error *error) {
   uint64_t size = um_store_size(store);
   if (offset > size || length > size - offset)
-    return um_error_set(error, EINVAL, UM_OP_READ, offset, length, "%" PRIu64 " bytes at %" PRIu64
-                        " pass the store's size, %" PRIu64, length, offset, size);
+    return um_error_set(error, EINVAL, UM_OP_READ, offset, length,
+                        "%" PRIu64 " bytes at %" PRIu64 " pass the store's size, %" PRIu64, length, offset, size);
   while (length > 0 && pack->result == 0) {
     uint64_t count = length < pack->crew.task_size ? length : pack->crew.task_size;
     if (pack->filled > 0 || count % pack->super.page_size != 0) {

@@ -1,8 +1,8 @@
 /* zstd_pack_index.c: the index of a packed file, bottom up, and its seek table; zstd_pack.h.
  *
- * Pages come in order. Of each level one node is being filled; when the next page, or node, is another node's, it is full
- * and goes into the segment buffer. Where its record is in the file is known when the buffer is written; so the buffer is
- * written before a node of a higher level is encoded. */
+ * Pages come in order. Of each level one node is being filled; when the next page, or node, is another node's, it is
+ * full and goes into the segment buffer. Where its record is in the file is known when the buffer is written; so the
+ * buffer is written before a node of a higher level is encoded. */
 #include "zstd_pack.h"
 
 #include <errno.h>
@@ -100,8 +100,7 @@ static int put_segment(um_zstd_pack *pack, uint32_t extra) {
   uint32_t size = pack->segment_used + extra;
   uint64_t offset = pack->at;
   um_zstd_segment_header(pack->segment, offset, size, pack->seed);
-  um_zstd_segment_row row = {
-      .offset = offset, .size = size, .live = size - UM_ZSTD_SEGMENT_HEADER, .filled = size};
+  um_zstd_segment_row row = {.offset = offset, .size = size, .live = size - UM_ZSTD_SEGMENT_HEADER, .filled = size};
   int result = um_zstd_pack_add_row(pack, &row);
   if (result == 0)
     result = um_zstd_pack_put(pack, pack->segment, pack->segment_used);

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The page's frame as the store has it, where it may go over as it is. Its size; 0: a page of zeros; -EAGAIN: it must be
- * compressed. */
+/* The page's frame as the store has it, where it may go over as it is. Its size; 0: a page of zeros; -EAGAIN: it must
+ * be compressed. */
 static int64_t copy_frame(um_zstd_crew *crew, um_zstd_context *context, um_zstd_store *store, uint64_t page,
                           uint64_t length, uint8_t *to, um_error *error) {
   um_zstd_entry entry;
@@ -44,8 +44,8 @@ static int64_t make_frame(um_zstd_crew *crew, um_zstd_context *context, um_zstd_
   const uint8_t *bytes = task->in + at;
   int64_t size = -EAGAIN;
   if (copy)
-    size = copy_frame(crew, context, (um_zstd_store *)task->store, (task->offset + at) / crew->codec.page_size,
-                      length, to, &task->error);
+    size = copy_frame(crew, context, (um_zstd_store *)task->store, (task->offset + at) / crew->codec.page_size, length,
+                      to, &task->error);
   if (size != -EAGAIN)
     return size;
   if (task->store && copy) {
@@ -92,7 +92,7 @@ static void *run(void *argument) {
     task->state = UM_ZSTD_TASK_WORKED;
     pthread_mutex_unlock(&crew->lock);
     task->result = context ? work(crew, context, task)
-                            : um_error_set(&task->error, ENOMEM, UM_OP_WRITE, 0, 0, "compressing: no memory");
+                           : um_error_set(&task->error, ENOMEM, UM_OP_WRITE, 0, 0, "compressing: no memory");
     pthread_mutex_lock(&crew->lock);
     task->state = UM_ZSTD_TASK_DONE;
     pthread_cond_broadcast(&crew->done);

@@ -158,7 +158,7 @@ struct um_zstd_store {
 int um_zstd_store_open_on(um_zstd_file *file, bool empty, const um_zstd_options *options, um_store **store,
                           um_error *error);
 int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error); /* may a new file have these? */
-void um_zstd_store_free(um_zstd_store *store); /* all but the file */
+void um_zstd_store_free(um_zstd_store *store);                                        /* all but the file */
 /* Whether somebody else flushed since generation `seen`, and now we know; read-only stores. */
 bool um_zstd_store_reload(um_zstd_store *store, uint64_t seen);
 
