@@ -1,7 +1,7 @@
 /* zstd_codec.c: see zstd_codec.h. There are as many contexts as threads were ever inside at once. */
 #include "zstd_codec.h"
 
-#include "store.h"
+#include "zstd_store.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -131,4 +131,21 @@ int64_t um_zstd_decompress(um_zstd_codec *codec, um_zstd_context *context, void 
 bool um_zstd_is_zero(const void *bytes, uint64_t length) {
   const uint8_t *at = bytes;
   return length == 0 || (at[0] == 0 && memcmp(at, at + 1, length - 1) == 0);
+}
+
+uint8_t *um_zstd_dictionary_encode(const void *dictionary, uint64_t length, uint64_t offset, uint64_t seed,
+                                   const um_zstd_codec *codec, um_zstd_segment_row *row, um_zstd_place *place) {
+  uint32_t record = UM_ZSTD_RECORD_HEADER + (uint32_t)length;
+  uint32_t size = (uint32_t)um_zstd_align(UM_ZSTD_SEGMENT_HEADER + (uint64_t)record);
+  *row = (um_zstd_segment_row){.offset = offset, .size = size, .live = size, .filled = size, .flags = UM_ZSTD_FIXED};
+  uint8_t *bytes = calloc(1, size);
+  if (!bytes)
+    return NULL;
+  um_zstd_segment_header(bytes, offset, size, seed);
+  uint8_t *at = bytes + UM_ZSTD_SEGMENT_HEADER;
+  memcpy(at + UM_ZSTD_RECORD_HEADER, dictionary, length);
+  uint64_t checksum = um_zstd_record_seal(at, UM_ZSTD_DICTIONARY, (uint32_t)length, 0, 1, seed);
+  uint32_t id = codec->library->dictionary_id(dictionary, length);
+  *place = (um_zstd_place){offset + UM_ZSTD_SEGMENT_HEADER, record, id, checksum};
+  return bytes;
 }

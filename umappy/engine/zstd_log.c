@@ -166,10 +166,10 @@ int um_zstd_log_take(um_zstd_store *store, const uint32_t *sizes, uint32_t count
 void um_zstd_log_give(um_zstd_store *store, uint64_t offset, uint64_t length, enum um_zstd_when when) {
   um_zstd_log *log = &store->log;
   pthread_mutex_lock(&log->lock);
-  if (offset >= store->base && offset < store->base_end) {
+  um_zstd_segment *segment = um_zstd_log_find(log, offset);
+  if (!segment && offset >= store->base && offset < store->base_end) {
     log->base_pending[when] += length; /* in the base nothing is of this epoch */
   } else {
-    um_zstd_segment *segment = um_zstd_log_find(log, offset);
     uint32_t bytes = (uint32_t)um_zstd_align(length);
     if (!segment || segment->held < bytes) {
       /* The segment table counted too little, which reading it checks; never make more of it. */

@@ -5,6 +5,8 @@
  * A writer then makes the file whole: what is behind the end is cut off, and the other superblock made the same. */
 #include "zstd_store.h"
 
+#include "xxh64.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -61,7 +63,8 @@ static int take_super(um_zstd_store *self, const um_zstd_super *super, int32_t l
   self->log.end = super->end;
   self->log.base_held = super->base_live;
   atomic_store(&self->generation, super->generation);
-  return um_zstd_codec_init(&self->codec, level, super->page_size, error);
+  /* What is only read keeps its level: who packs it need not compress it again. */
+  return um_zstd_codec_init(&self->codec, self->store.writable ? level : super->level, super->page_size, error);
 }
 
 /* A record that a superblock refers to, to be freed, or NULL with error filled. */
@@ -114,6 +117,7 @@ static int load_dictionary(um_zstd_store *self, um_error *error) {
   if (!record)
     return -(error ? error->code : UM_ECORRUPT);
   self->dictionary_size = place->length - UM_ZSTD_RECORD_HEADER;
+  self->dictionary_hash = um_xxh64(record + UM_ZSTD_RECORD_HEADER, self->dictionary_size, 0);
   int result = um_zstd_codec_dictionary(&self->codec, record + UM_ZSTD_RECORD_HEADER, self->dictionary_size);
   free(record);
   return result < 0 ? um_zstd_fail(self, result, UM_OP_OPEN, 0, 0, "the dictionary", error) : 0;
@@ -225,12 +229,14 @@ static int mend(um_zstd_store *self, const found *f, int which, uint64_t length,
   return um_zstd_super_write(self, !which, error);
 }
 
-static int check_page_size(const um_zstd_options *options, um_error *error) {
-  uint32_t size = options->page_size;
-  if (size >= UM_ZSTD_PAGE_MIN && size <= UM_ZSTD_PAGE_MAX && (size & (size - 1)) == 0)
-    return 0;
-  return REFUSE(EINVAL, "page_size is %" PRIu32 "; wants a power of two from %u to %u", size, UM_ZSTD_PAGE_MIN,
-                UM_ZSTD_PAGE_MAX);
+int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error) {
+  if (page_size < UM_ZSTD_PAGE_MIN || page_size > UM_ZSTD_PAGE_MAX || (page_size & (page_size - 1)) != 0)
+    return REFUSE(EINVAL, "page_size is %" PRIu32 "; wants a power of two from %u to %u", page_size, UM_ZSTD_PAGE_MIN,
+                  UM_ZSTD_PAGE_MAX);
+  if (dictionary_size > UM_ZSTD_PAGE_MAX)
+    return REFUSE(EINVAL, "a dictionary of %" PRIu64 " bytes; at most %u are of use", dictionary_size,
+                  UM_ZSTD_PAGE_MAX);
+  return 0;
 }
 
 static int check_options(um_zstd_store *self, const um_zstd_options *options, um_error *error) {
@@ -296,28 +302,19 @@ static int open_found(um_zstd_file *file, const um_zstd_options *options, um_zst
   return result;
 }
 
-/* The dictionary is alone in a segment of its length, which stays. */
 static int write_dictionary(um_zstd_store *self, const um_zstd_options *options, um_error *error) {
-  uint32_t length = (uint32_t)options->dictionary_size, record = UM_ZSTD_RECORD_HEADER + length;
-  uint32_t size = (uint32_t)um_zstd_align(UM_ZSTD_SEGMENT_HEADER + (uint64_t)record);
-  uint8_t *bytes = calloc(1, size);
-  int result = bytes ? um_zstd_codec_dictionary(&self->codec, options->dictionary, length) : -ENOMEM;
-  if (result == 0) {
-    um_zstd_segment_header(bytes, self->log.end, size, self->seed);
-    uint8_t *at = bytes + UM_ZSTD_SEGMENT_HEADER;
-    memcpy(at + UM_ZSTD_RECORD_HEADER, options->dictionary, length);
-    uint64_t checksum = um_zstd_record_seal(at, UM_ZSTD_DICTIONARY, length, 0, 1, self->seed);
-    uint32_t id = self->codec.library->dictionary_id(options->dictionary, length);
-    self->super.dictionary = (um_zstd_place){self->log.end + UM_ZSTD_SEGMENT_HEADER, record, id, checksum};
-    result = um_zstd_file_write(self->file, self->log.end, bytes, size);
-  }
-  um_zstd_segment_row row = {
-      .offset = self->log.end, .size = size, .live = size, .filled = size, .flags = UM_ZSTD_FIXED};
+  um_zstd_segment_row row;
+  uint8_t *bytes = um_zstd_dictionary_encode(options->dictionary, options->dictionary_size, self->log.end, self->seed,
+                                             &self->codec, &row, &self->super.dictionary);
+  int result = bytes ? um_zstd_codec_dictionary(&self->codec, options->dictionary, options->dictionary_size) : -ENOMEM;
+  if (result == 0)
+    result = um_zstd_file_write(self->file, row.offset, bytes, row.size);
   if (result == 0)
     result = um_zstd_log_add(&self->log, &row);
   free(bytes);
-  self->log.end += size;
-  self->dictionary_size = length;
+  self->log.end += row.size;
+  self->dictionary_size = options->dictionary_size;
+  self->dictionary_hash = um_xxh64(options->dictionary, options->dictionary_size, 0);
   return result < 0 ? um_zstd_fail(self, result, UM_OP_OPEN, 0, 0, "writing the dictionary", error) : 0;
 }
 
@@ -329,10 +326,7 @@ static int make_new(um_zstd_file *file, const um_zstd_options *given, um_zstd_st
     return REFUSE(EINVAL, "%s: a new file needs a size", file->path);
   if (options.size > INT64_MAX)
     return REFUSE(EINVAL, "%s: size %" PRIu64 " passes the largest there can be", file->path, options.size);
-  if (options.dictionary_size > UM_ZSTD_PAGE_MAX)
-    return REFUSE(EINVAL, "a dictionary of %" PRIu64 " bytes; at most %u are of use", options.dictionary_size,
-                  UM_ZSTD_PAGE_MAX);
-  int result = check_page_size(&options, error);
+  int result = um_zstd_check_new(options.page_size, options.dictionary_size, error);
   if (result < 0)
     return result;
   um_zstd_super super = {

@@ -136,7 +136,7 @@ struct um_zstd_store {
   uint64_t page_count; /* of the image */
   uint32_t page_shift;
   uint64_t base, base_end; /* bytes of the file */
-  uint64_t packed_end, dictionary_size;
+  uint64_t packed_end, dictionary_size, dictionary_hash;
   uint8_t uuid[16];
   uint32_t damaged; /* superblocks that did not verify when it was opened */
   bool foreign;     /* absent pages are in foreign frames */
@@ -157,7 +157,8 @@ struct um_zstd_store {
  * is new. */
 int um_zstd_store_open_on(um_zstd_file *file, bool empty, const um_zstd_options *options, um_store **store,
                           um_error *error);
-void um_zstd_store_free(um_zstd_store *store); /* all but the file */
+int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error); /* may a new file have these? */
+void um_zstd_store_free(um_zstd_store *store);                                        /* all but the file */
 /* Whether somebody else flushed since generation `seen`, and now we know; read-only stores. */
 bool um_zstd_store_reload(um_zstd_store *store, uint64_t seen);
 
@@ -242,6 +243,10 @@ static inline uint64_t um_zstd_page_length(const um_zstd_store *store, uint64_t 
   uint64_t start = page << store->page_shift, rest = store->image - start;
   return rest < store->codec.page_size ? rest : store->codec.page_size;
 }
+/* zstd_codec.c: the segment of a dictionary, alone in it and fixed; to be freed, or NULL. */
+uint8_t *um_zstd_dictionary_encode(const void *dictionary, uint64_t length, uint64_t offset, uint64_t seed,
+                                   const um_zstd_codec *codec, um_zstd_segment_row *row, um_zstd_place *place);
+
 /* zstd_pack.c; as um_zstd_pack_open, on an empty file that is the pack's where that returns 0. */
 int um_zstd_pack_open_on(um_zstd_file *file, const um_zstd_pack_options *options, um_zstd_pack **pack, um_error *error);
 
