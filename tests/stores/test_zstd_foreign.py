@@ -187,7 +187,8 @@ def test_dictionary_is_asked_for_and_used(path: Path) -> None:
 
 
 def test_wrong_dictionary_is_an_error(path: Path) -> None:
-    first, second = (zstandard.train_dictionary(4096, [make_data(2000, s + k) for s in range(99)]) for k in (0, 500))
+    words = [[b"%d %s %d" % (i, word, i * i) * 20 for i in range(200)] for word in (b"first", b"second")]
+    first, second = (zstandard.train_dictionary(4096, samples) for samples in words)
     path.write_bytes(b"".join(make_frames(DATA, 9000, dict_data=first)))
     with ZstdStore(path, dictionary=second) as store, pytest.raises(StoreError, match="dictionary"):
         read(store, 0, 100)
