@@ -64,7 +64,9 @@ class ZstdInfo:
 
     @property
     def dead(self) -> int:
-        """Bytes of the file that the image does not need and packing would free."""
+        """Bytes of the file that the image does not need and packing would free, about."""
+        if self.packed:
+            return 0
         return self.base - self.base_live + self.log - self.log_live
 
 
@@ -158,6 +160,18 @@ class ZstdStore(NativeStore):
         with self._borrow():
             return self._look()
 
+    def read_dictionary(self) -> bytes:
+        """Returns the dictionary that the pages are compressed with; empty where there is none."""
+        if self.foreign is not None:
+            return self._dictionary
+        record = ffi.new("um_error *")
+        with self._borrow() as handle:
+            buffer = bytearray(self._look().dictionary_size)
+            with ffi.from_buffer("char[]", buffer, True) as memory:
+                if lib.um_zstd_store_dictionary(handle, memory, record) < 0:
+                    raise make_record_error(record)
+        return bytes(buffer)
+
     def verify(self, first: int = 0, count: int | None = None) -> list[tuple[int, Exception]]:
         """Reads and checks what pages `first` to `first + count` (None: all) are stored in, past every cache.
 
@@ -197,7 +211,7 @@ class ZstdStore(NativeStore):
 
     def __reduce__(self) -> tuple[object, ...]:
         """The recipe: the same file, opened for reading."""
-        return _open_again, (self.path, self._dictionary)
+        return _open_again, (self.path, self._dictionary if self.foreign is not None else b"")
 
     def _open_native(self, size: int | None, page_size: int | None) -> um_store | None:
         """None where the file is not umappy's own."""
