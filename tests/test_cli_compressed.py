@@ -126,6 +126,16 @@ def test_pack_with_a_dictionary_keeps_it(plain: Path, tmp_path: Path) -> None:
             assert read(store) == DATA
 
 
+def test_pack_with_another_dictionary_puts_it_in_the_place_of_the_first(packed: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    for content in (DATA[:5000], DATA[5000:20_000]):
+        words.write_bytes(content)
+        assert run("pack", packed, packed, "--dictionary", words) == 0
+        with ZstdStore(packed) as store:
+            assert store.read_dictionary() == content
+            assert read(store) == DATA
+
+
 def test_pack_from_a_pipe_to_a_pipe_is_a_seekable_file(tmp_path: Path) -> None:
     done = run_process("pack", "-", "-", data=DATA)
     assert done.returncode == 0, done.stderr

@@ -286,6 +286,17 @@ def test_pickled_store_opens_again_for_reading(written: Path) -> None:
         assert read(again) == DATA
 
 
+def test_dictionary_of_a_file_may_be_given_again_and_no_other(path: Path) -> None:
+    words = make_data(9000)
+    ZstdStore(path, "x", size=SIZE, dictionary=words).close()
+    for mode in ("r", "r+"):
+        ZstdStore(path, mode, dictionary=words).close()
+        with pytest.raises(ValueError, match="dictionary is not"):
+            ZstdStore(path, mode, dictionary=words[:-1])
+    with ZstdStore(path) as store, pickle.loads(pickle.dumps(store)) as again:
+        assert again.read_dictionary() == words
+
+
 def test_info_counts_what_is_dead(packed: Path) -> None:
     with ZstdStore(packed, "r+") as store:
         before = store.info()
