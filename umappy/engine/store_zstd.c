@@ -29,6 +29,15 @@ static int zstd_store_close(um_store *store, um_error *error) {
 static void zstd_store_forked(um_store *store) {
   um_zstd_file *file = ((um_zstd_store *)store)->file;
   file->ops->forked(file);
+  um_store *frames = ((um_zstd_store *)store)->frames;
+  if (frames)
+    frames->ops->forked(frames);
+}
+
+static uint64_t zstd_store_limit(um_store *store, uint64_t bytes) {
+  um_zstd_store *self = (um_zstd_store *)store;
+  uint64_t frames = self->frames ? self->frames->ops->limit(self->frames, bytes / 2) : 0;
+  return frames + um_zstd_codec_limit(&self->codec, bytes > frames ? bytes - frames : 0);
 }
 
 const um_store_ops um_zstd_store_ops = {
@@ -38,6 +47,7 @@ const um_store_ops um_zstd_store_ops = {
     .flush = um_zstd_flush,
     .close = zstd_store_close,
     .forked = zstd_store_forked,
+    .limit = zstd_store_limit,
 };
 
 void um_zstd_store_info(um_store *store, um_zstd_info *info) {
@@ -60,6 +70,7 @@ void um_zstd_store_info(um_store *store, um_zstd_info *info) {
   info->generation = atomic_load(&self->generation);
   info->index_memory = atomic_load(&self->index.bytes);
   info->dictionary_size = self->dictionary_size;
+  info->foreign_frames = self->frame_count;
   info->page_size = self->codec.page_size;
   info->version = UM_ZSTD_VERSION;
   info->packed = self->packed_end != 0 && self->packed_end == end;

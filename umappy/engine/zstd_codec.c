@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define KEEP_MAX 64u
+#define CONTEXT_GUESS (2u << 20) /* bytes of a compressor and a decompressor, where the library does not tell */
+
 int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, um_error *error) {
   memset(codec, 0, sizeof(*codec));
   codec->library = um_zstd_get(error);
@@ -18,6 +21,7 @@ int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, 
                         codec->library->where, low, high);
   codec->level = level;
   codec->page_size = page_size;
+  codec->keep = KEEP_MAX;
   pthread_mutex_init(&codec->lock, NULL);
   return 0;
 }
@@ -56,17 +60,38 @@ void um_zstd_codec_end(um_zstd_codec *codec) {
 um_zstd_context *um_zstd_context_take(um_zstd_codec *codec) {
   pthread_mutex_lock(&codec->lock);
   um_zstd_context *context = codec->idle;
-  if (context)
+  if (context) {
     codec->idle = context->next;
+    codec->idle_count--;
+  }
   pthread_mutex_unlock(&codec->lock);
   return context ? context : calloc(1, sizeof(*context));
 }
 
 void um_zstd_context_give(um_zstd_codec *codec, um_zstd_context *context) {
   pthread_mutex_lock(&codec->lock);
-  context->next = codec->idle;
-  codec->idle = context;
+  bool keep = codec->idle_count < codec->keep;
+  if (keep) {
+    context->next = codec->idle;
+    codec->idle = context;
+    codec->idle_count++;
+  }
   pthread_mutex_unlock(&codec->lock);
+  if (!keep)
+    free_context(codec, context);
+}
+
+uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
+  const um_zstd *z = codec->library;
+  uint64_t each =
+      z->cctx_estimate && z->dctx_estimate ? z->cctx_estimate(codec->level) + z->dctx_estimate() : CONTEXT_GUESS;
+  each += UM_ZSTD_BATCH + z->compress_bound(codec->page_size) + codec->page_size;
+  uint64_t count = bytes / each;
+  count = count < 1 ? 1 : count > KEEP_MAX ? KEEP_MAX : count;
+  pthread_mutex_lock(&codec->lock);
+  codec->keep = (uint32_t)count;
+  pthread_mutex_unlock(&codec->lock);
+  return count * each;
 }
 
 uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes) {

@@ -25,11 +25,16 @@ typedef struct um_zstd_codec {
   uint32_t page_size;
   pthread_mutex_t lock; /* leaf; of the list */
   um_zstd_context *idle;
+  uint32_t idle_count;
+  uint32_t keep; /* idle ones, at most */
 } um_zstd_codec;
 
 int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, um_error *error);
 int um_zstd_codec_dictionary(um_zstd_codec *codec, const void *bytes, uint64_t size); /* before the first page */
 void um_zstd_codec_end(um_zstd_codec *codec);
+
+/* Keeps no more idle contexts than fit, one at least; how many bytes they take. */
+uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes);
 
 um_zstd_context *um_zstd_context_take(um_zstd_codec *codec); /* NULL: no memory */
 void um_zstd_context_give(um_zstd_codec *codec, um_zstd_context *context);

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLACK (32u << 10)  /* bytes not worth it */
+#define SLACK (32u << 10)   /* bytes not worth it */
 #define BLOCK 4096u         /* of file systems: what punching a record leaves, about */
 #define RECORD_GUESS 16384u /* bytes of a record, before the first is written */
 #define PATIENCE 64u        /* generations until a segment that would not become empty is tried again */

@@ -1,4 +1,4 @@
-/* zstd_open.c: new files, and files as they are found.
+/* zstd_open.c: files as they are found.
  *
  * Of two superblocks the newer one counts. What it refers to at once (root, segment table, dictionary) must verify,
  * else the file is damaged: the older one, and with it the loss of a flush, is taken only where the caller asks for it.
@@ -11,9 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
-#define PAGE_SIZE_DEFAULT (64u << 10)
 #define REFUSE(code, ...) um_error_set(error, code, UM_OP_OPEN, 0, 0, __VA_ARGS__)
 
 typedef struct found {
@@ -21,7 +19,7 @@ typedef struct found {
   um_zstd_super supers[2];
 } found;
 
-static um_zstd_store *make_store(um_zstd_file *file, bool writable) {
+um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable) {
   um_zstd_store *self = calloc(1, sizeof(*self));
   if (!self)
     return NULL;
@@ -37,6 +35,8 @@ static um_zstd_store *make_store(um_zstd_file *file, bool writable) {
 }
 
 void um_zstd_store_free(um_zstd_store *self) {
+  if (self->frames)
+    um_store_close(self->frames, NULL);
   um_zstd_codec_end(&self->codec);
   um_zstd_index_end(&self->index);
   um_zstd_log_end(&self->log);
@@ -47,7 +47,7 @@ void um_zstd_store_free(um_zstd_store *self) {
 }
 
 /* What of the store follows from its superblock alone. */
-static int take_super(um_zstd_store *self, const um_zstd_super *super, int32_t level, um_error *error) {
+int um_zstd_store_take(um_zstd_store *self, const um_zstd_super *super, int32_t level, um_error *error) {
   self->super = *super;
   self->seed = um_zstd_seed(super);
   self->image = self->store.size = super->size;
@@ -68,8 +68,8 @@ static int take_super(um_zstd_store *self, const um_zstd_super *super, int32_t l
 }
 
 /* A record that a superblock refers to, to be freed, or NULL with error filled. */
-static uint8_t *read_record(um_zstd_store *self, const um_zstd_place *place, uint32_t kind, const char *what,
-                            um_error *error) {
+uint8_t *um_zstd_record_read(um_zstd_store *self, const um_zstd_place *place, uint32_t kind, const char *what,
+                             um_error *error) {
   um_zstd_record header;
   uint8_t *record = malloc(place->length);
   int result = record ? um_zstd_file_read(self->file, place->offset, record, place->length) : -ENOMEM;
@@ -94,7 +94,7 @@ static int load_segments(um_zstd_store *self, um_error *error) {
   if (place->offset == 0)
     return 0;
   static const char what[] = "the segment table";
-  uint8_t *record = read_record(self, place, UM_ZSTD_SEGMENTS, what, error);
+  uint8_t *record = um_zstd_record_read(self, place, UM_ZSTD_SEGMENTS, what, error);
   if (!record)
     return -(error ? error->code : UM_ECORRUPT);
   uint64_t before = UM_ZSTD_DATA_START;
@@ -113,7 +113,7 @@ static int load_dictionary(um_zstd_store *self, um_error *error) {
   const um_zstd_place *place = &self->super.dictionary;
   if (place->offset == 0)
     return 0;
-  uint8_t *record = read_record(self, place, UM_ZSTD_DICTIONARY, "the dictionary", error);
+  uint8_t *record = um_zstd_record_read(self, place, UM_ZSTD_DICTIONARY, "the dictionary", error);
   if (!record)
     return -(error ? error->code : UM_ECORRUPT);
   self->dictionary_size = place->length - UM_ZSTD_RECORD_HEADER;
@@ -123,7 +123,7 @@ static int load_dictionary(um_zstd_store *self, um_error *error) {
   return result < 0 ? um_zstd_fail(self, result, UM_OP_OPEN, 0, 0, "the dictionary", error) : 0;
 }
 
-static um_zstd_node *load_root(um_zstd_store *self, const um_zstd_place *place, um_error *error) {
+um_zstd_node *um_zstd_root_load(um_zstd_store *self, const um_zstd_place *place, um_error *error) {
   uint32_t levels = um_zstd_levels(self->page_count);
   um_zstd_node *root = um_zstd_node_make(&self->index, NULL, levels - 1, 0);
   int result = root ? 0 : -ENOMEM;
@@ -138,7 +138,7 @@ static um_zstd_node *load_root(um_zstd_store *self, const um_zstd_place *place, 
 }
 
 static int load(um_zstd_store *self, const um_zstd_super *super, int32_t level, uint64_t length, um_error *error) {
-  int result = take_super(self, super, level, error);
+  int result = um_zstd_store_take(self, super, level, error);
   if (result < 0)
     return result;
   if (length < super->end)
@@ -147,7 +147,9 @@ static int load(um_zstd_store *self, const um_zstd_super *super, int32_t level, 
   result = load_segments(self, error);
   if (result == 0)
     result = load_dictionary(self, error);
-  if (result == 0 && !(self->index.root = load_root(self, &super->root, error)))
+  if (result == 0 && self->foreign)
+    result = um_zstd_foreign_load(self, error);
+  if (result == 0 && !(self->index.root = um_zstd_root_load(self, &super->root, error)))
     result = -(error ? error->code : UM_ECORRUPT);
   return result;
 }
@@ -193,7 +195,7 @@ static int load_best(um_zstd_file *file, const um_zstd_options *options, const f
   bool older = f->states[other] == UM_ZSTD_SUPER_GOOD && f->supers[other].generation != f->supers[*which].generation;
   um_error reason = {0};
   for (int i = 0;; i++) {
-    um_zstd_store *self = make_store(file, options->writable);
+    um_zstd_store *self = um_zstd_store_make(file, options->writable);
     if (!self)
       return REFUSE(ENOMEM, "%s: %s", file->path, strerror(ENOMEM));
     int result = load(self, &f->supers[*which], options->level, length, &reason);
@@ -229,23 +231,14 @@ static int mend(um_zstd_store *self, const found *f, int which, uint64_t length,
   return um_zstd_super_write(self, !which, error);
 }
 
-int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error) {
-  if (page_size < UM_ZSTD_PAGE_MIN || page_size > UM_ZSTD_PAGE_MAX || (page_size & (page_size - 1)) != 0)
-    return REFUSE(EINVAL, "page_size is %" PRIu32 "; wants a power of two from %u to %u", page_size, UM_ZSTD_PAGE_MIN,
-                  UM_ZSTD_PAGE_MAX);
-  if (dictionary_size > UM_ZSTD_PAGE_MAX)
-    return REFUSE(EINVAL, "a dictionary of %" PRIu64 " bytes; at most %u are of use", dictionary_size,
-                  UM_ZSTD_PAGE_MAX);
-  return 0;
-}
-
 static int check_options(um_zstd_store *self, const um_zstd_options *options, um_error *error) {
   const char *path = self->file->path;
   if (options->page_size && options->page_size != self->codec.page_size)
     return REFUSE(EINVAL, "%s: page_size is %" PRIu32 ", but the file has pages of %" PRIu32 " bytes", path,
                   options->page_size, self->codec.page_size);
-  if (options->dictionary_size)
-    return REFUSE(EINVAL, "%s: a dictionary can be given only where the file is made", path);
+  if (options->dictionary_size && um_xxh64(options->dictionary, options->dictionary_size, 0) != self->dictionary_hash)
+    return REFUSE(EINVAL, "%s: was made with %s dictionary; it keeps its own, leave it out", path,
+                  self->dictionary_size ? "another" : "no");
   if (options->size == UINT64_MAX || options->size <= self->image)
     return 0;
   if (!options->writable)
@@ -302,62 +295,11 @@ static int open_found(um_zstd_file *file, const um_zstd_options *options, um_zst
   return result;
 }
 
-static int write_dictionary(um_zstd_store *self, const um_zstd_options *options, um_error *error) {
-  um_zstd_segment_row row;
-  uint8_t *bytes = um_zstd_dictionary_encode(options->dictionary, options->dictionary_size, self->log.end, self->seed,
-                                             &self->codec, &row, &self->super.dictionary);
-  int result = bytes ? um_zstd_codec_dictionary(&self->codec, options->dictionary, options->dictionary_size) : -ENOMEM;
-  if (result == 0)
-    result = um_zstd_file_write(self->file, row.offset, bytes, row.size);
-  if (result == 0)
-    result = um_zstd_log_add(&self->log, &row);
-  free(bytes);
-  self->log.end += row.size;
-  self->dictionary_size = options->dictionary_size;
-  self->dictionary_hash = um_xxh64(options->dictionary, options->dictionary_size, 0);
-  return result < 0 ? um_zstd_fail(self, result, UM_OP_OPEN, 0, 0, "writing the dictionary", error) : 0;
-}
-
-static int make_new(um_zstd_file *file, const um_zstd_options *given, um_zstd_store **store, um_error *error) {
-  um_zstd_options options = *given;
-  if (options.page_size == 0)
-    options.page_size = PAGE_SIZE_DEFAULT;
-  if (options.size == UINT64_MAX)
-    return REFUSE(EINVAL, "%s: a new file needs a size", file->path);
-  if (options.size > INT64_MAX)
-    return REFUSE(EINVAL, "%s: size %" PRIu64 " passes the largest there can be", file->path, options.size);
-  int result = um_zstd_check_new(options.page_size, options.dictionary_size, error);
-  if (result < 0)
-    return result;
-  um_zstd_super super = {
-      .size = options.size, .page_size = options.page_size, .level = options.level, .end = UM_ZSTD_DATA_START};
-  super.base = UM_ZSTD_DATA_START;
-  if (getrandom(super.uuid, sizeof(super.uuid), 0) != sizeof(super.uuid))
-    return REFUSE(errno, "%s: no random bytes: %s", file->path, strerror(errno));
-  um_zstd_store *self = make_store(file, true);
-  if (!self)
-    return REFUSE(ENOMEM, "%s: %s", file->path, strerror(ENOMEM));
-  result = take_super(self, &super, options.level, error);
-  if (result == 0 && options.dictionary_size)
-    result = write_dictionary(self, &options, error);
-  if (result == 0 && !(self->index.root = load_root(self, &super.root, error)))
-    result = -ENOMEM;
-  if (result == 0) {
-    atomic_store(&self->unsaved, true);
-    result = um_zstd_commit(self, error);
-  }
-  if (result == 0)
-    *store = self;
-  else
-    um_zstd_store_free(self);
-  return result;
-}
-
 int um_zstd_store_open_on(um_zstd_file *file, bool empty, const um_zstd_options *options, um_store **store,
                           um_error *error) {
   um_error ignored;
   um_zstd_store *self = NULL;
-  int result = (empty ? make_new : open_found)(file, options, &self, error ? error : &ignored);
+  int result = (empty ? um_zstd_store_new : open_found)(file, options, &self, error ? error : &ignored);
   if (result == 0)
     *store = &self->store;
   return result;
@@ -389,7 +331,7 @@ bool um_zstd_store_reload(um_zstd_store *self, uint64_t seen) {
     const um_zstd_super *super = which < 0 ? NULL : &f.supers[which];
     if (super && super->generation > seen && super->size == self->image &&
         memcmp(super->uuid, self->uuid, sizeof(self->uuid)) == 0) {
-      um_zstd_node *root = load_root(self, &super->root, &error);
+      um_zstd_node *root = um_zstd_root_load(self, &super->root, &error);
       if (root) {
         um_zstd_index_replace(&self->index, root);
         atomic_store(&self->generation, super->generation);

@@ -73,6 +73,8 @@ static uint8_t *find_part(const reading *r, uint64_t page, uint64_t *skip, uint6
 static int put(reading *r, uint64_t page, const um_zstd_entry *entry, const uint8_t *stored) {
   uint64_t skip, count;
   uint8_t *to = find_part(r, page, &skip, &count);
+  if (entry->kind == UM_ZSTD_ABSENT && r->store->foreign)
+    return um_zstd_foreign_read(r->store, (page << r->store->page_shift) + skip, to, count, r->error);
   if (!is_stored(entry)) {
     memset(to, 0, count);
     return 0;
@@ -171,7 +173,7 @@ static int read_pages(reading *r, uint64_t page, uint32_t count) {
   for (uint32_t i = 0, n; result == 0 && i < count; i += n) {
     n = 1;
     if (!is_stored(&entries[i])) {
-      put(r, page + i, &entries[i], NULL);
+      result = put(r, page + i, &entries[i], NULL);
       continue;
     }
     while (i + n < count && is_stored(&entries[i + n]) &&

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 #define BLOCK 4096u            /* of file systems; smaller holes give nothing back */
-#define SLACK (32u << 10)     /* bytes too much that are not worth a call */
+#define SLACK (32u << 10)      /* bytes too much that are not worth a call */
 #define EXTENTS_MAX (1u << 20) /* dead ones remembered; more are left to compaction */
 
 bool um_zstd_extents_add(um_zstd_extents *extents, uint64_t offset, uint32_t length, uint32_t use) {

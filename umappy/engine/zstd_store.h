@@ -3,7 +3,9 @@
  *   store_zstd.c       the store's face; closing, forks, errors
  *   zstd_read.c        pages out of records
  *   zstd_write.c       pages into records
- *   zstd_open.c        new files, files as they are found; which superblock counts
+ *   zstd_make.c        new files
+ *   zstd_open.c        files as they are found; which superblock counts
+ *   zstd_adopt.c       files of others: made ours, and their frames read
  *   zstd_index.c       the tree from pages to records: looking up, changing, what a flush takes
  *   zstd_node.c        its nodes: from the file, and into it
  *   zstd_log.c         segments: where records go, what is held
@@ -139,7 +141,9 @@ struct um_zstd_store {
   uint64_t packed_end, dictionary_size, dictionary_hash;
   uint8_t uuid[16];
   uint32_t damaged; /* superblocks that did not verify when it was opened */
-  bool foreign;     /* absent pages are in foreign frames */
+  bool foreign;     /* absent pages are in frames of the base; then */
+  um_store *frames; /* owned: reads them */
+  uint64_t frame_count;
   um_zstd_codec codec;
   um_zstd_index index;
   um_zstd_log log;
@@ -157,10 +161,28 @@ struct um_zstd_store {
  * is new. */
 int um_zstd_store_open_on(um_zstd_file *file, bool empty, const um_zstd_options *options, um_store **store,
                           um_error *error);
-int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error); /* may a new file have these? */
-void um_zstd_store_free(um_zstd_store *store);                                        /* all but the file */
+um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable); /* NULL: no memory */
+void um_zstd_store_free(um_zstd_store *store);                        /* all but the file */
+int um_zstd_store_take(um_zstd_store *store, const um_zstd_super *super, int32_t level,
+                       um_error *error); /* what follows from the superblock alone */
+um_zstd_node *um_zstd_root_load(um_zstd_store *store, const um_zstd_place *place, um_error *error); /* or NULL */
+/* A record that a superblock refers to, to be freed, or NULL with error filled. */
+uint8_t *um_zstd_record_read(um_zstd_store *store, const um_zstd_place *place, uint32_t kind, const char *what,
+                             um_error *error);
 /* Whether somebody else flushed since generation `seen`, and now we know; read-only stores. */
 bool um_zstd_store_reload(um_zstd_store *store, uint64_t seen);
+
+/* zstd_make.c: a new store, which may be filled before it is finished. begin fills in the uuid; *store is NULL, or to
+ * be freed where it fails. */
+int um_zstd_check_new(uint32_t page_size, uint64_t dictionary_size, um_error *error); /* may a new file have these? */
+int um_zstd_store_new(um_zstd_file *file, const um_zstd_options *options, um_zstd_store **store, um_error *error);
+int um_zstd_store_begin(um_zstd_file *file, um_zstd_super *super, um_zstd_store **store, um_error *error);
+int um_zstd_store_finish(um_zstd_store *store, um_error *error);
+
+/* zstd_adopt.c */
+int um_zstd_foreign_load(um_zstd_store *store, um_error *error);
+/* Bytes of the image that no page of ours holds. */
+int um_zstd_foreign_read(um_zstd_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 
 /* zstd_index.c */
 void um_zstd_index_init(um_zstd_index *index);
