@@ -58,9 +58,9 @@ def load(
     except BaseException:
         store.close()
         raise
-    return np.ndarray(
-        header.shape, header.dtype, region, header.offset - start, order="F" if header.fortran_order else "C"
-    )
+    # frombuffer holds the region's buffer, so that it cannot be closed under the array; np.ndarray(buffer=) would not.
+    data = np.frombuffer(region, np.uint8, header.nbytes, header.offset - start)
+    return data.view(header.dtype).reshape(header.shape, order="F" if header.fortran_order else "C")
 
 
 def _open(path: str, mode: str, level: SupportsIndex, dictionary: Dictionary | None) -> tuple[Store, NpyHeader, int]:

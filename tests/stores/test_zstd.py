@@ -153,7 +153,7 @@ def test_pack_with_a_dictionary_is_read_with_it(path: Path) -> None:
     kept.write_bytes(dictionary.as_bytes())
     assert decode_by_tool(path, "-D", str(kept)) == DATA
     with ZstdStore(path) as store:
-        assert store.info().dictionary_size == len(dictionary)
+        assert store.read_dictionary() == dictionary.as_bytes()
         assert read(store) == DATA
 
 
@@ -286,12 +286,26 @@ def test_pickled_store_opens_again_for_reading(written: Path) -> None:
         assert read(again) == DATA
 
 
+def test_dictionary_of_a_file_may_be_given_again_and_no_other(path: Path) -> None:
+    words = make_data(9000)
+    ZstdStore(path, "x", size=SIZE, dictionary=words).close()
+    for mode in ("r", "r+"):
+        ZstdStore(path, mode, dictionary=words).close()
+        with pytest.raises(ValueError, match="dictionary is not"):
+            ZstdStore(path, mode, dictionary=words[:-1])
+    with ZstdStore(path) as store, pickle.loads(pickle.dumps(store)) as again:
+        assert again.read_dictionary() == words
+
+
 def test_info_counts_what_is_dead(packed: Path) -> None:
     with ZstdStore(packed, "r+") as store:
-        assert store.info().dead == 0
-        write(store, 0, DATA[::-1][: 10 * PAGE])
+        before = store.info()
+        write(store, 0, DATA[: 10 * PAGE])
         store.flush()
-        assert store.info().dead > 0
+        after = store.info()
+    assert before.dead == 0
+    assert after.base == before.base
+    assert after.dead > 5 * PAGE * before.file_size // SIZE
 
 
 def test_verify_of_a_whole_file_finds_nothing(written: Path, packed: Path) -> None:

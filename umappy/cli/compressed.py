@@ -22,10 +22,10 @@ Result = TypeVar("Result")
 
 def open_compressed(path: str, dictionary: bytes | None) -> ZstdStore:
     """Opens for reading. Frames that take much memory to decode are no reason to refuse here, nor is reading at random
-    slow for who goes through a file once."""
+    slow for who goes through a file once. A file that keeps its dictionary takes no other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZstdCostWarning)
-        return ZstdStore(path, dictionary=dictionary, _any_window=True)
+        return ZstdStore(path, dictionary=dictionary, _lenient=True)
 
 
 def read_dictionary_file(path: str | None) -> bytes | None:

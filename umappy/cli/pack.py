@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("output", metavar="OUT.zst", help="what to make, or - for stdout")
     parser.add_argument("--level", type=int, help="1 to 22, or below 0 for more speed (default: that of IN, else 3)")
     parser.add_argument("--page-size", help="bytes, such as 256KiB (default: that of IN if umappy made it, else 64KiB)")
-    parser.add_argument("--dictionary", metavar="FILE", help="compress with this dictionary, which OUT will hold")
+    parser.add_argument("--dictionary", metavar="FILE", help="compress with this dictionary, which OUT will hold, too")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
@@ -117,7 +117,7 @@ def _pack_compressed(
     with _open_source(path, target, dictionary) as store:
         unit = page_size or (PAGE_SIZE_DEFAULT if store.foreign is not None else store.page_size)
         level = level or (LEVEL_DEFAULT if store.foreign is not None else store.info().level)
-        words = read_dictionary(dictionary)
+        words = read_dictionary(dictionary) or (b"" if store.foreign is not None else store.read_dictionary())
         step = max(BLOCK, unit)
         with ZstdPack(target, page_size=unit, level=level, dictionary=words) as pack:
             for offset in range(0, store.size, step):

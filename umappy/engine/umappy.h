@@ -118,6 +118,7 @@ typedef struct um_zstd_info {
  */
 int um_zstd_store_open(const um_zstd_options *options, um_store **store, um_error *error);
 void um_zstd_store_info(um_store *store, um_zstd_info *info);
+int um_zstd_store_dictionary(um_store *store, void *buffer, um_error *error); /* info's dictionary_size bytes */
 /* Reads and checks what `count` pages from `first` on are stored in, past all caches. Stops at the first damage, with
  * error filled, and *page its page; go on behind it. Threads may share a store's pages. */
 int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64_t *page, um_error *error);

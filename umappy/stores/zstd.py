@@ -64,7 +64,9 @@ class ZstdInfo:
 
     @property
     def dead(self) -> int:
-        """Bytes of the file that the image does not need and packing would free."""
+        """Bytes of the file that the image does not need and packing would free, about."""
+        if self.packed:
+            return 0
         return self.base - self.base_live + self.log - self.log_live
 
 
@@ -84,8 +86,8 @@ class ZstdStore(NativeStore):
 
     `page_size` is of a new file, a power of two from 4 KiB to 8 MiB, default 64 KiB; for others leave it out, or give
     what the file has. The page size of a region is a multiple of it. `level` is 1 to 22, or below 0 for more speed, of
-    what is written from now on. `dictionary` is bytes or a `zstandard.ZstdCompressionDict`; a new file keeps it, a
-    file that is not umappy's must be given the one it was compressed with.
+    what is written from now on. `dictionary` is bytes or a `zstandard.ZstdCompressionDict`; a new file keeps it and
+    needs it no more, a file that is not umappy's must be given the one it was compressed with.
 
     With `lock`, a writer excludes other writers, in this process and others. `recover` goes back one flush where the
     last does not verify: data that was flushed is lost with it.
@@ -112,7 +114,7 @@ class ZstdStore(NativeStore):
         dictionary: Dictionary | None = None,
         lock: bool = True,
         recover: bool = False,
-        _any_window: bool = False,
+        _lenient: bool = False,
         _walk: bool = False,
         _report: ScanCallback | None = None,
     ) -> None:
@@ -133,7 +135,7 @@ class ZstdStore(NativeStore):
         handle = self._open_native(size_wanted, page_wanted)
         if handle is None and self.mode == "r":
             handle, self.foreign = open_foreign(
-                self.path, self._dictionary, any_window=_any_window, walk=_walk, report=_report
+                self.path, self._dictionary, any_window=_lenient, walk=_walk, report=_report
             )
             self._check_foreign(handle, size_wanted)
         elif handle is None:
@@ -144,6 +146,8 @@ class ZstdStore(NativeStore):
                 f"{self.path!r} was replaced by a file that is not umappy's while it was opened: try again"
             )
         super().__init__(handle)
+        if self._dictionary and self.foreign is None and not is_new and not _lenient:
+            self._check_dictionary()
         self.page_size = _choose_foreign_page(self.foreign) if self.foreign is not None else self._look().page_size
 
     @property
@@ -157,6 +161,18 @@ class ZstdStore(NativeStore):
             raise ValueError(f"{self!r} is not umappy's own: its `foreign` tells how it was made")
         with self._borrow():
             return self._look()
+
+    def read_dictionary(self) -> bytes:
+        """Returns the dictionary that the pages are compressed with; empty where there is none."""
+        if self.foreign is not None:
+            return self._dictionary
+        record = ffi.new("um_error *")
+        with self._borrow() as handle:
+            buffer = bytearray(self._look().dictionary_size)
+            with ffi.from_buffer("char[]", buffer, True) as memory:
+                if lib.um_zstd_store_dictionary(handle, memory, record) < 0:
+                    raise make_record_error(record)
+        return bytes(buffer)
 
     def verify(self, first: int = 0, count: int | None = None) -> list[tuple[int, Exception]]:
         """Reads and checks what pages `first` to `first + count` (None: all) are stored in, past every cache.
@@ -197,12 +213,13 @@ class ZstdStore(NativeStore):
 
     def __reduce__(self) -> tuple[object, ...]:
         """The recipe: the same file, opened for reading."""
-        return _open_again, (self.path, self._dictionary)
+        return _open_again, (self.path, self._dictionary if self.foreign is not None else b"")
 
     def _open_native(self, size: int | None, page_size: int | None) -> um_store | None:
         """None where the file is not umappy's own."""
         name = ffi.new("char[]", os.fsencode(self.path))
-        with ffi.from_buffer("char[]", self._dictionary) as memory:
+        given = self._dictionary if self.mode in {"w+", "x"} else b""
+        with ffi.from_buffer("char[]", given) as memory:
             options = ffi.new(
                 "um_zstd_options *",
                 {
@@ -217,7 +234,7 @@ class ZstdStore(NativeStore):
                     "page_size": page_size or 0,
                     "size": TO_END if size is None else size,
                     "dictionary": memory,
-                    "dictionary_size": len(self._dictionary),
+                    "dictionary_size": len(given),
                 },
             )
             store, record = ffi.new("um_store **"), ffi.new("um_error *")
@@ -232,6 +249,14 @@ class ZstdStore(NativeStore):
         record = ffi.new("um_error *")
         if lib.um_zstd_adopt(os.fsencode(self.path), page_size or PAGE_SIZE_DEFAULT, record) < 0:
             raise make_open_error(record)
+
+    def _check_dictionary(self) -> None:
+        if self.read_dictionary() != self._dictionary:
+            self.close()
+            raise ValueError(
+                f"dictionary is not the one that {self.path!r} keeps: leave it out, or `umappy pack --dictionary` to "
+                "make a file with another"
+            )
 
     def _check_foreign(self, handle: um_store, size: int | None) -> None:
         held = lib.um_store_size(handle)
