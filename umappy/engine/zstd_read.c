@@ -187,11 +187,13 @@ static int read_pages(reading *r, uint64_t page, uint32_t count) {
 int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error) {
   um_zstd_store *self = (um_zstd_store *)store;
   reading r = {.store = self, .offset = offset, .length = length, .to = buffer, .error = error};
+  int result = um_zstd_check_forked(self, UM_OP_READ, offset, length, error);
+  if (result < 0)
+    return result;
   r.context = um_zstd_context_take(&self->codec);
   if (!r.context)
     return um_zstd_fail(self, -ENOMEM, UM_OP_READ, offset, length, "reading", error);
   uint64_t page = offset >> self->page_shift, end = ((offset + length - 1) >> self->page_shift) + 1;
-  int result = 0;
   while (result == 0 && page < end) {
     uint64_t count = UM_ZSTD_FANOUT - page % UM_ZSTD_FANOUT; /* of one leaf */
     count = count < RUN ? count : RUN;

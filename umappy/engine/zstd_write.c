@@ -165,10 +165,13 @@ static int write_all(writing *w, uint64_t offset, const uint8_t *bytes, uint64_t
 
 int um_zstd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error) {
   um_zstd_store *self = (um_zstd_store *)store;
+  int result = um_zstd_check_forked(self, UM_OP_WRITE, offset, length, error);
+  if (result < 0)
+    return result;
   writing *w = malloc(sizeof(*w));
   um_zstd_context *context = w ? um_zstd_context_take(&self->codec) : NULL;
   uint64_t room = UM_ZSTD_BATCH + um_zstd_bound(&self->codec, self->codec.page_size) + 2 * UM_ZSTD_RECORD_HEADER;
-  int result = -ENOMEM;
+  result = -ENOMEM;
   if (context && um_zstd_context_room(context, room)) {
     w->store = self;
     w->context = context;
