@@ -251,7 +251,8 @@ int um_zstd_super_write(um_zstd_store *store, int which, um_error *error); /* an
 /* zstd_read.c */
 int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 /* A page, into room for all of it, from the file and checked. */
-int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, um_error *error);
+int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, bool deep,
+                      um_error *error);
 /* The stored bytes of a page, as its entry has them, in context->buffer, checked. 1: it has none, it is zeros. */
 int um_zstd_stored_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, um_zstd_entry *entry,
                         um_error *error);
