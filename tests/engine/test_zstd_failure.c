@@ -17,6 +17,7 @@ typedef struct frail {
   uint64_t calls, fail_at, fail_count; /* calls that change the file; which fail */
   int code;                            /* 0: short writes */
   bool sync_failed;
+  bool fail_reads;
 } frail;
 
 static bool strikes(frail *f) {
@@ -26,6 +27,8 @@ static bool strikes(frail *f) {
 
 static int64_t frail_read(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset) {
   frail *f = (frail *)file;
+  if (f->fail_reads)
+    return -EIO;
   return f->inner->ops->read(f->inner, buffer, length > 1 && f->code == 0 ? length / 2 : length, offset);
 }
 
@@ -212,7 +215,34 @@ static void test_short_writes_and_reads_are_not_noticed(void) {
   check_calls(0, UINT64_MAX, 100);
 }
 
+/* Of the index, and of pages. What could not be read can be when the disk is well again. */
+static void test_failing_reads_name_the_page_and_pass(void) {
+  zrig z;
+  frail f = {.fail_at = UINT64_MAX};
+  um_error error = {0};
+  uint8_t got[PAGE];
+  zrig_new(&z, PAGES * (uint64_t)PAGE, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  zrig_close(&z);
+  CHECK_EQUAL(open_frail(&z, &f), 0);
+  for (uint64_t page = 0; page < PAGES; page += 100) {
+    for (int i = 0; i < 2; i++) { /* first its leaf, then itself */
+      f.fail_reads = true;
+      CHECK_EQUAL(um_store_read(z.store, page * PAGE, got, PAGE, &error), -EIO);
+      CHECK(error.code == EIO && error.offset <= page * PAGE && strstr(error.text, z.path));
+      CHECK_EQUAL(um_store_write(z.store, page * PAGE + 1, got, 1, &error), -EIO); /* needs the rest of the page */
+      f.fail_reads = false;
+      CHECK_EQUAL(um_store_read(z.store, page * PAGE, got, PAGE, &error), 0);
+      CHECK(memcmp(got, z.image + page * PAGE, PAGE) == 0);
+    }
+  }
+  zrig_check_image(&z);
+  zrig_end(&z);
+}
+
 int main(void) {
+  test_failing_reads_name_the_page_and_pass();
   test_one_failing_call_loses_nothing_that_was_flushed();
   test_failures_that_last_lose_nothing_that_was_flushed();
   test_failures_that_pass_leave_the_store_usable();
