@@ -62,6 +62,11 @@ static int frail_measure(um_zstd_file *file, uint64_t *length, uint64_t *allocat
   return f->inner->ops->measure(f->inner, length, allocated);
 }
 
+static int frail_publish(um_zstd_file *file) {
+  frail *f = (frail *)file;
+  return strikes(f) && f->code ? -f->code : f->inner->ops->publish(f->inner);
+}
+
 static int frail_close(um_zstd_file *file) {
   frail *f = (frail *)file;
   return f->inner->ops->close(f->inner);
@@ -73,6 +78,7 @@ static const um_zstd_file_ops frail_ops = {.read = frail_read,
                                            .truncate = frail_truncate,
                                            .punch = frail_punch,
                                            .measure = frail_measure,
+                                           .publish = frail_publish,
                                            .close = frail_close};
 
 static um_zstd_options options_of(const zrig *z) {
@@ -241,7 +247,54 @@ static void test_failing_reads_name_the_page_and_pass(void) {
   zrig_end(&z);
 }
 
+/* Returns whether it was packed before a call was struck. */
+static bool try_pack(zrig *z, frail *f) {
+  um_error error = {0};
+  um_zstd_pack_options options = {.path = z->path, .level = 1, .page_size = PAGE, .threads = 2};
+  um_zstd_pack *pack;
+  CHECK_EQUAL(um_zstd_file_temporary(z->path, &f->inner, &error), 0);
+  f->file = (um_zstd_file){&frail_ops, f->inner->path};
+  int result = um_zstd_pack_open_on(&f->file, &options, &pack, &error);
+  if (result < 0) {
+    f->inner->ops->close(f->inner);
+    return false;
+  }
+  for (uint64_t at = 0; result == 0 && at < z->size; at += 64 * PAGE)
+    result = um_zstd_pack_write(pack, z->image + at, z->size - at < 64 * PAGE ? z->size - at : 64 * PAGE, &error);
+  if (result == 0)
+    result = um_zstd_pack_finish(pack, &error);
+  else
+    um_zstd_pack_abort(pack);
+  CHECK(result == 0 || (result == -f->code && error.code == f->code && error.text[0]));
+  return result == 0;
+}
+
+static void test_failing_calls_while_packing_leave_the_old_file(void) {
+  zrig z;
+  char command[256];
+  zrig_new(&z, PAGES * (uint64_t)PAGE, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  zrig_close(&z);
+  snprintf(command, sizeof(command), "test -z \"$(ls %s.umappy-* 2>/dev/null)\"", z.path);
+  uint64_t n = 0;
+  for (bool packed = false; !packed; n++) {
+    frail f = {.fail_at = n, .fail_count = 1, .code = ENOSPC};
+    packed = try_pack(&z, &f);
+    um_zstd_info info;
+    zrig_open(&z, false);
+    um_zstd_store_info(z.store, &info);
+    CHECK_EQUAL(info.packed, packed);
+    zrig_check_image(&z);
+    zrig_close(&z);
+    CHECK_EQUAL(system(command), 0);
+  }
+  CHECK(n > 5);
+  zrig_end(&z);
+}
+
 int main(void) {
+  test_failing_calls_while_packing_leave_the_old_file();
   test_failing_reads_name_the_page_and_pass();
   test_one_failing_call_loses_nothing_that_was_flushed();
   test_failures_that_last_lose_nothing_that_was_flushed();
