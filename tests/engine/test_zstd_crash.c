@@ -2,168 +2,19 @@
  * every call that changes the file, states a crash may leave are opened: each holds the image of the last flush that
  * returned, or of the one under way, and every byte of it in a frame once a writer opened it. */
 #define _GNU_SOURCE
-#include "zrig.h"
-
-#include <errno.h>
+#include "zmemory.h"
 
 #define PAGE 4096u
 #define PAGES 520u
-#define SECTOR 512u
-#define ROOM (8u << 20)
 #define STATES 3u /* crashes looked at a call: nothing survived, everything, and this many more */
 
-typedef struct change {
-  uint64_t offset, length; /* length UINT64_MAX: the file's length becomes offset */
-  uint8_t *bytes;          /* NULL: zeros */
-} change;
-
-typedef struct memory {
-  um_zstd_file file;
-  uint8_t *bytes, *durable; /* as the store sees it; as of the last sync */
-  uint64_t length, durable_length;
-  change *changes; /* since */
-  uint64_t count, room;
-  void (*crash)(struct memory *); /* called before every change; NULL: never */
-} memory;
-
 static uint64_t seed = 1;
-
-static void note(memory *m, uint64_t offset, const void *bytes, uint64_t length) {
-  if (m->crash)
-    m->crash(m);
-  if (m->count == m->room) {
-    m->room = m->room ? 2 * m->room : 64;
-    m->changes = realloc(m->changes, m->room * sizeof(*m->changes));
-    CHECK(m->changes);
-  }
-  change *c = &m->changes[m->count++];
-  *c = (change){.offset = offset, .length = length};
-  if (bytes && (c->bytes = malloc(length)))
-    memcpy(c->bytes, bytes, length);
-}
-
-static int64_t memory_read(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset) {
-  memory *m = (memory *)file;
-  uint64_t left = offset < m->length ? m->length - offset : 0, count = length < left ? length : left;
-  memcpy(buffer, m->bytes + offset, count);
-  return (int64_t)count;
-}
-
-static int64_t memory_write(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset) {
-  memory *m = (memory *)file;
-  CHECK(offset + length <= ROOM);
-  note(m, offset, buffer, length);
-  memcpy(m->bytes + offset, buffer, length);
-  m->length = m->length < offset + length ? offset + length : m->length;
-  return (int64_t)length;
-}
-
-static void forget(memory *m) {
-  for (uint64_t i = 0; i < m->count; i++)
-    free(m->changes[i].bytes);
-  m->count = 0;
-}
-
-static int memory_sync(um_zstd_file *file) {
-  memory *m = (memory *)file;
-  if (m->crash)
-    m->crash(m);
-  forget(m);
-  memcpy(m->durable, m->bytes, m->length > m->durable_length ? m->length : m->durable_length);
-  m->durable_length = m->length;
-  return 0;
-}
-
-static int memory_truncate(um_zstd_file *file, uint64_t length) {
-  memory *m = (memory *)file;
-  CHECK(length <= ROOM);
-  note(m, length, NULL, UINT64_MAX);
-  if (length < m->length)
-    memset(m->bytes + length, 0, m->length - length);
-  m->length = length;
-  return 0;
-}
-
-static int memory_punch(um_zstd_file *file, uint64_t offset, uint64_t length) {
-  memory *m = (memory *)file;
-  note(m, offset, NULL, length);
-  memset(m->bytes + offset, 0, length);
-  return 0;
-}
-
-static int memory_measure(um_zstd_file *file, uint64_t *length, uint64_t *allocated) {
-  *length = *allocated = ((memory *)file)->length;
-  return 0;
-}
-
-static int memory_close(um_zstd_file *file) {
-  memory *m = (memory *)file;
-  forget(m);
-  free(m->changes);
-  free(m->bytes);
-  free(m->durable);
-  free(m);
-  return 0;
-}
-
-static const um_zstd_file_ops memory_ops = {.read = memory_read,
-                                            .write = memory_write,
-                                            .sync = memory_sync,
-                                            .truncate = memory_truncate,
-                                            .punch = memory_punch,
-                                            .measure = memory_measure,
-                                            .close = memory_close};
-
-static memory *make_memory(void) {
-  memory *m = calloc(1, sizeof(*m));
-  CHECK(m);
-  m->file = (um_zstd_file){&memory_ops, "memory"};
-  m->bytes = calloc(1, ROOM);
-  m->durable = calloc(1, ROOM);
-  CHECK(m->bytes && m->durable);
-  return m;
-}
-
-/* Of the sectors of a change, those that survive: all, none or any, by `odds` of 256. */
-static void apply(memory *to, const change *c, uint64_t odds) {
-  if (c->length == UINT64_MAX) {
-    if (zrig_random(&seed) % 256 < odds) {
-      if (c->offset < to->length)
-        memset(to->bytes + c->offset, 0, to->length - c->offset);
-      to->length = c->offset;
-    }
-    return;
-  }
-  for (uint64_t at = c->offset, end = c->offset + c->length; at < end;) {
-    uint64_t next = (at / SECTOR + 1) * SECTOR, count = (next < end ? next : end) - at;
-    if (zrig_random(&seed) % 256 < odds) {
-      if (c->bytes) {
-        memcpy(to->bytes + at, c->bytes + (at - c->offset), count);
-        to->length = to->length < at + count ? at + count : to->length;
-      } else {
-        memset(to->bytes + at, 0, count);
-      }
-    }
-    at += count;
-  }
-}
-
-static memory *make_crashed(const memory *m, uint64_t odds) {
-  memory *crashed = make_memory();
-  memcpy(crashed->bytes, m->durable, m->durable_length);
-  crashed->length = m->durable_length;
-  for (uint64_t i = 0; i < m->count; i++)
-    apply(crashed, &m->changes[i], odds);
-  memcpy(crashed->durable, crashed->bytes, crashed->length);
-  crashed->durable_length = crashed->length;
-  return crashed;
-}
 
 /* What a crash may leave: the image of the last flush, and while one is under way its. */
 static uint8_t *flushed, *trying;
 static uint64_t image_size, states;
 
-static um_store *open_memory(memory *m, bool empty, bool recover) {
+static um_store *open_memory(zmemory *m, bool empty, bool recover) {
   um_zstd_options options = {.path = "memory",
                              .writable = 1,
                              .recover = recover,
@@ -179,7 +30,7 @@ static um_store *open_memory(memory *m, bool empty, bool recover) {
   return store;
 }
 
-static void check_state(memory *crashed) {
+static void check_state(zmemory *crashed) {
   static uint8_t *got;
   um_error error = {0};
   if (!got)
@@ -195,13 +46,13 @@ static void check_state(memory *crashed) {
   states++;
 }
 
-static void crash(memory *m) {
+static void crash(zmemory *m) {
   if (m->count == 0)
     return;
-  check_state(make_crashed(m, 0));
-  check_state(make_crashed(m, 256));
+  check_state(zmemory_crashed(m, 0, &seed));
+  check_state(zmemory_crashed(m, 256, &seed));
   for (unsigned i = 0; i < STATES; i++)
-    check_state(make_crashed(m, i == 0 ? 128 : zrig_random(&seed) % 256));
+    check_state(zmemory_crashed(m, i == 0 ? 128 : zrig_random(&seed) % 256, &seed));
 }
 
 static void change_some(um_store *store, uint8_t *image, uint64_t turn) {
@@ -229,7 +80,7 @@ static void test_every_crash_leaves_the_last_flush_or_the_one_under_way(void) {
   image_size = PAGES * (uint64_t)PAGE;
   uint8_t *image = calloc(1, image_size);
   flushed = calloc(1, image_size);
-  memory *m = make_memory();
+  zmemory *m = zmemory_make();
   um_store *store = open_memory(m, true, false);
   m->crash = crash;
   for (uint64_t turn = 0; turn < 5; turn++) {

@@ -1,4 +1,5 @@
 /* store_zstd.c: the face of the zstd store; zstd_store.h tells what is where. */
+#include "internal.h"
 #include "zstd_store.h"
 
 #include <errno.h>
@@ -14,6 +15,12 @@ int um_zstd_fail(um_zstd_store *store, int result, int op, uint64_t offset, uint
                                                : strerror(-result);
   int code = result == -UM_ETRUNCATED ? UM_ECORRUPT : -result;
   return um_error_set(error, code, op, offset, length, "%s: %s: %s", store->file->path, what, why);
+}
+
+int um_zstd_check_forked(um_zstd_store *store, int op, uint64_t offset, uint64_t length, um_error *error) {
+  return store->fork_generation == um_fork_generation()
+             ? 0
+             : um_zstd_fail(store, -UM_EFORKED, op, offset, length, "the store", error);
 }
 
 static int zstd_store_close(um_store *store, um_error *error) {

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #define FRAME_MAX (64u << 20) /* bytes of image in one frame: more would be decoded again and again */
-#define FRAMES_MAX (1u << 27) /* of which a record can tell */
 #define CACHE (32u << 20)     /* bytes of decoded frames, unless a region's budget says less */
 #define STEP_MS 60000u
 #define REFUSE(code, ...) um_error_set(error, code, UM_OP_OPEN, 0, 0, __VA_ARGS__)
@@ -37,7 +36,7 @@ static int find_frames(const char *path, um_zstd_scan **scan, um_error *error) {
                     "%s: has a frame of %" PRIu64 " bytes: writing needs frames of %u at most; `umappy pack %s "
                     "OUT.zst` makes such a file",
                     path, frames->largest, FRAME_MAX, path);
-  else if (result == 0 && (frames->count > FRAMES_MAX || frames->longest > UINT32_MAX))
+  else if (result == 0 && (frames->count > UM_ZSTD_FRAMES_MAX || frames->longest > UINT32_MAX))
     result = REFUSE(EINVAL,
                     "%s: %" PRIu64 " frames, the longest of %" PRIu64 " bytes, are too many or too long; "
                     "`umappy pack %s OUT.zst` makes a file that can be written",

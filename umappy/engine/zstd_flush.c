@@ -185,7 +185,9 @@ static int lock_flush(um_zstd_store *store, um_error *error) {
 
 int um_zstd_flush(um_store *store, um_error *error) {
   um_zstd_store *self = (um_zstd_store *)store;
-  int result = lock_flush(self, error);
+  int result = um_zstd_check_forked(self, UM_OP_FLUSH, 0, 0, error);
+  if (result == 0)
+    result = lock_flush(self, error);
   if (result < 0)
     return result;
   uint64_t before = self->super.generation;

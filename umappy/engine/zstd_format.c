@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-#define SUPER_COVERED 504u /* bytes under its checksum: the first sector */
+#define SUPER_COVERED 504u    /* bytes under its checksum: the first sector */
+#define TABLE_MAX (64u << 20) /* bytes of a segment table */
 
 static const char super_magic[8] = "umappyZS", segment_magic[8] = "umappyZL";
 
@@ -80,18 +81,20 @@ static bool is_zero(const uint8_t *bytes, size_t length) {
   return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
 }
 
-static bool is_place_sane(const um_zstd_place *place, uint64_t end) {
-  return place->offset == 0 || (place->offset >= UM_ZSTD_DATA_START && place->offset < end &&
-                                place->length <= end - place->offset && place->length >= UM_ZSTD_RECORD_HEADER);
+/* `most`: what memory is taken for, at the word of a file. */
+static bool is_place_sane(const um_zstd_place *place, uint64_t end, uint64_t most) {
+  return place->offset == 0 ||
+         (place->offset >= UM_ZSTD_DATA_START && place->offset < end && place->length <= end - place->offset &&
+          place->length >= UM_ZSTD_RECORD_HEADER && place->length <= most + UM_ZSTD_RECORD_HEADER);
 }
 
 static bool is_super_sane(const um_zstd_super *s) {
   return s->page_size >= UM_ZSTD_PAGE_MIN && s->page_size <= UM_ZSTD_PAGE_MAX &&
          (s->page_size & (s->page_size - 1)) == 0 && s->size <= INT64_MAX && s->end >= UM_ZSTD_DATA_START &&
          s->end <= UM_ZSTD_OFFSET_MAX && s->base <= s->end && s->base_length <= s->end - s->base &&
-         is_place_sane(&s->root, s->end) && is_place_sane(&s->segments, s->end) &&
-         is_place_sane(&s->dictionary, s->end) && is_place_sane(&s->foreign, s->end) &&
-         s->root.extra <= UM_ZSTD_LEVELS_MAX;
+         is_place_sane(&s->root, s->end, UM_ZSTD_NODE_MAX) && is_place_sane(&s->segments, s->end, TABLE_MAX) &&
+         is_place_sane(&s->dictionary, s->end, UM_ZSTD_PAGE_MAX) &&
+         is_place_sane(&s->foreign, s->end, UM_ZSTD_FRAMES_MAX * UINT64_C(24)) && s->root.extra <= UM_ZSTD_LEVELS_MAX;
 }
 
 enum um_zstd_super_state um_zstd_super_decode(const uint8_t bytes[UM_ZSTD_SUPER_SIZE], um_zstd_super *super) {

@@ -23,6 +23,8 @@
 #define UM_ZSTD_OFFSET_MAX (UINT64_C(1) << 48)
 #define UM_ZSTD_NODE_MAX (UM_ZSTD_RECORD_HEADER + 8u + 14u * UM_ZSTD_FANOUT) /* bytes of a node's record */
 
+#define UM_ZSTD_FRAMES_MAX (1u << 24) /* of an adopted file */
+
 #define UM_ZSTD_FIXED 1u /* flag of a segment: never used again */
 
 enum { /* kinds of records, as the file spells them */

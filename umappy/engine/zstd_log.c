@@ -174,9 +174,7 @@ void um_zstd_log_give(um_zstd_store *store, uint64_t offset, uint64_t length, en
     if (!segment || segment->held < bytes) {
       /* The segment table counted too little, which reading it checks; never make more of it. */
     } else if (when == UM_ZSTD_NOW) {
-      segment->held -= bytes;
-      if (um_zstd_extents_add(&log->dead, offset, bytes, segment->use))
-        segment->listed += bytes;
+      um_zstd_space_die(log, segment, offset, bytes);
     } else if (um_zstd_extents_add(&log->pending[when], offset, bytes, segment->use)) {
       segment->pending[when] += bytes;
     } /* else no memory: it stays held, until the file is packed */

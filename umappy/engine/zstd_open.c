@@ -5,6 +5,7 @@
  * A writer then makes the file whole: what is behind the end is cut off, and the other superblock made the same. */
 #include "zstd_store.h"
 
+#include "internal.h"
 #include "xxh64.h"
 
 #include <errno.h>
@@ -26,6 +27,8 @@ um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable) {
   self->store.ops = &um_zstd_store_ops;
   self->store.writable = writable;
   self->file = file;
+  um_fork_init();
+  self->fork_generation = um_fork_generation();
   um_zstd_index_init(&self->index);
   um_zstd_log_init(&self->log);
   pthread_mutex_init(&self->guard.lock, NULL);

@@ -33,6 +33,12 @@ bool um_zstd_extents_add(um_zstd_extents *extents, uint64_t offset, uint32_t len
   return true;
 }
 
+void um_zstd_space_die(um_zstd_log *log, um_zstd_segment *segment, uint64_t offset, uint32_t length) {
+  segment->held -= length;
+  if (log->dead.count < EXTENTS_MAX && um_zstd_extents_add(&log->dead, offset, length, segment->use))
+    segment->listed += length;
+}
+
 void um_zstd_space_begin(um_zstd_log *log, um_zstd_segment *segment) {
   log->open = (uint32_t)(segment - log->segments);
   log->head = UM_ZSTD_SEGMENT_HEADER;
@@ -51,9 +57,7 @@ void um_zstd_space_release(um_zstd_store *store) {
   log->base_pending[UM_ZSTD_IN_FLUSH] = 0;
   for (um_zstd_extent *e = freed->list; e < freed->list + freed->count; e++) {
     um_zstd_segment *segment = um_zstd_log_find(log, e->offset);
-    segment->held -= e->length;
-    if (log->dead.count < EXTENTS_MAX && um_zstd_extents_add(&log->dead, e->offset, e->length, e->use))
-      segment->listed += e->length;
+    um_zstd_space_die(log, segment, e->offset, e->length);
   }
   freed->count = 0;
   for (um_zstd_segment *segment = log->segments; segment < log->segments + log->count; segment++)

@@ -154,6 +154,7 @@ struct um_zstd_store {
   um_zstd_place root, table;   /* where the records are now; flush_lock */
   int sync_code;               /* errno of the sync that failed: it fails for ever; flush_lock */
   _Atomic uint64_t generation; /* of the last flush; super.generation for who has no lock */
+  uint64_t fork_generation;    /* it was opened in; constant */
   atomic_bool unsaved; /* a flush has something to do though no leaf says so: the last one failed, the image grew */
 };
 
@@ -232,8 +233,10 @@ int um_zstd_log_append(um_zstd_store *store, uint8_t *record, uint32_t kind, uin
                        um_error *error);
 
 /* zstd_space.c */
-void um_zstd_space_release(um_zstd_store *store);                     /* the flush is durable */
-void um_zstd_space_trim(um_zstd_store *store);                        /* gives back to the disk what is too much */
+void um_zstd_space_release(um_zstd_store *store); /* the flush is durable */
+void um_zstd_space_trim(um_zstd_store *store);    /* gives back to the disk what is too much */
+/* Nobody needs these bytes; log->lock. */
+void um_zstd_space_die(um_zstd_log *log, um_zstd_segment *segment, uint64_t offset, uint32_t length);
 void um_zstd_space_begin(um_zstd_log *log, um_zstd_segment *segment); /* anew; log->lock */
 bool um_zstd_extents_add(um_zstd_extents *extents, uint64_t offset, uint32_t length, uint32_t use);
 
@@ -248,7 +251,8 @@ int um_zstd_super_write(um_zstd_store *store, int which, um_error *error); /* an
 /* zstd_read.c */
 int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 /* A page, into room for all of it, from the file and checked. */
-int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, um_error *error);
+int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, bool deep,
+                      um_error *error);
 /* The stored bytes of a page, as its entry has them, in context->buffer, checked. 1: it has none, it is zeros. */
 int um_zstd_stored_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, um_zstd_entry *entry,
                         um_error *error);
@@ -258,6 +262,8 @@ int um_zstd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t
 
 /* store_zstd.c */
 extern const um_store_ops um_zstd_store_ops;
+/* In a forked child the parent's locks may be taken for ever: nothing is begun there. */
+int um_zstd_check_forked(um_zstd_store *store, int op, uint64_t offset, uint64_t length, um_error *error);
 /* -code with the text's begin and the system's words, or ours, for what failed in the file. */
 int um_zstd_fail(um_zstd_store *store, int result, int op, uint64_t offset, uint64_t length, const char *what,
                  um_error *error);

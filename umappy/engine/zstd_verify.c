@@ -17,7 +17,7 @@ int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64
   uint8_t *to = context ? um_zstd_context_page(&self->codec, context) : NULL;
   int result = to ? 0 : um_zstd_fail(self, -ENOMEM, UM_OP_READ, 0, 0, "verifying", error);
   for (*page = first; result == 0 && *page < end;) {
-    result = um_zstd_page_read(self, context, *page, to, error);
+    result = um_zstd_page_read(self, context, *page, to, true, error);
     *page += result == 0;
   }
   if (context)

@@ -137,7 +137,8 @@ static int add_part(writing *w, uint64_t page, uint64_t skip, const uint8_t *byt
   if (result < 0)
     return fail(w, page, result, "waiting for another write to the same page");
   uint8_t *whole = malloc(w->store->codec.page_size);
-  result = whole ? um_zstd_page_read(w->store, w->context, page, whole, w->error) : fail(w, page, -ENOMEM, "writing");
+  result =
+      whole ? um_zstd_page_read(w->store, w->context, page, whole, false, w->error) : fail(w, page, -ENOMEM, "writing");
   if (result == 0) {
     memcpy(whole + skip, bytes, length);
     result = add_page(w, page, whole);
@@ -165,10 +166,13 @@ static int write_all(writing *w, uint64_t offset, const uint8_t *bytes, uint64_t
 
 int um_zstd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error) {
   um_zstd_store *self = (um_zstd_store *)store;
+  int result = um_zstd_check_forked(self, UM_OP_WRITE, offset, length, error);
+  if (result < 0)
+    return result;
   writing *w = malloc(sizeof(*w));
   um_zstd_context *context = w ? um_zstd_context_take(&self->codec) : NULL;
   uint64_t room = UM_ZSTD_BATCH + um_zstd_bound(&self->codec, self->codec.page_size) + 2 * UM_ZSTD_RECORD_HEADER;
-  int result = -ENOMEM;
+  result = -ENOMEM;
   if (context && um_zstd_context_room(context, room)) {
     w->store = self;
     w->context = context;
