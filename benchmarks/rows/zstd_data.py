@@ -1,9 +1,9 @@
 """What the rows on compression read and write: two kinds of data, and a file of each for umappy and its peers.
 
 "3x" is a table: records of eight elements, one noise, three float64 of a few digits, four from a vocabulary; of "noise"
-all are noise. Elements are uint64 that follow from their index; their sum modulo 2**52 is exact in whatever order it is added, and a
-float can hold it. All compress with zstd at level 3. Peers get the block sizes that suit them: blosc2 chunks of 1 MiB
-with blocks of 64 KiB, zarr chunks of 1 MiB, HDF5 chunks of 64 KiB.
+all are noise. Elements are uint64 that follow from their index; their sum modulo 2**52 is exact in whatever order it
+is added, and a float can hold it. All compress with zstd at level 3. Peers get the block sizes that suit them: blosc2
+chunks of 1 MiB with blocks of 64 KiB, zarr chunks of 1 MiB, HDF5 chunks of 64 KiB.
 """
 
 from __future__ import annotations
