@@ -45,14 +45,14 @@ static bool verify(const um_zstd_store *store, uint64_t page, const um_zstd_entr
          (header->kind == UM_ZSTD_PAGE_FRAME || header->kind == UM_ZSTD_PAGE_RAW);
 }
 
-/* Stored bytes, verified, into room for the page. */
-static int decode(reading *r, uint64_t page, const um_zstd_entry *entry, const uint8_t *stored, uint8_t *to) {
+/* Stored bytes, verified, and zeros behind them. */
+static int decode(reading *r, uint64_t page, const um_zstd_entry *entry, const uint8_t *stored, uint8_t *to,
+                  uint64_t room) {
   um_zstd_record header = {.kind = UM_ZSTD_PAGE_FRAME, .length = entry->length};
   if (!verify(r->store, page, entry, stored, &header))
     return -UM_ECORRUPT;
   if (entry->kind == UM_ZSTD_RECORD)
     stored += UM_ZSTD_RECORD_HEADER;
-  uint64_t room = um_zstd_page_length(r->store, page);
   int64_t count = header.length;
   if (header.kind == UM_ZSTD_PAGE_FRAME)
     count = um_zstd_decompress(&r->store->codec, r->context, to, room, stored, header.length, r->deep);
@@ -83,10 +83,12 @@ static int put(reading *r, uint64_t page, const um_zstd_entry *entry, const uint
     memset(to, 0, count);
     return 0;
   }
-  if (count == um_zstd_page_length(r->store, page))
-    return decode(r, page, entry, stored, to);
+  uint32_t size = r->store->codec.page_size;
+  /* For a reader the last page may have become longer meanwhile. */
+  if (count == size || (count == um_zstd_page_length(r->store, page) && r->store->store.writable))
+    return decode(r, page, entry, stored, to, count);
   uint8_t *whole = um_zstd_context_page(&r->store->codec, r->context);
-  int result = whole ? decode(r, page, entry, stored, whole) : -ENOMEM;
+  int result = whole ? decode(r, page, entry, stored, whole, size) : -ENOMEM;
   if (result == 0)
     memcpy(to, whole + skip, count);
   return result;

@@ -166,7 +166,7 @@ um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable); /* NULL: n
 void um_zstd_store_free(um_zstd_store *store);                        /* all but the file */
 int um_zstd_store_take(um_zstd_store *store, const um_zstd_super *super, int32_t level,
                        um_error *error); /* what follows from the superblock alone */
-um_zstd_node *um_zstd_root_load(um_zstd_store *store, const um_zstd_place *place, um_error *error); /* or NULL */
+um_zstd_node *um_zstd_root_load(um_zstd_store *store, const um_zstd_super *super, um_error *error); /* or NULL */
 /* A record that a superblock refers to, to be freed, or NULL with error filled. */
 uint8_t *um_zstd_record_read(um_zstd_store *store, const um_zstd_place *place, uint32_t kind, const char *what,
                              um_error *error);
