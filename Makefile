@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy stress bench-sort bench-targets packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy stress bench-sort bench-targets bench-zstd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -28,6 +28,7 @@ help:
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
+	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 
@@ -73,6 +74,12 @@ bench-sort: .venv/installed
 # Every target of the speed table against its peer (root); --help tells the rest.
 bench-targets: .venv/installed
 	.venv/bin/python benchmarks/targets.py $(BENCH)
+
+# Compressed files and their targets, against peers that only this needs (root).
+bench-zstd: .venv/installed
+	.venv/$(PIP_INSTALL) '.[bench]'
+	rm -rf build
+	.venv/bin/python benchmarks/zstd.py $(BENCH)
 
 # One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
 stress: .venv-test/installed

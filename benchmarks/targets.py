@@ -23,7 +23,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.awake import keep_awake
 from harness.bench import Bench
@@ -50,32 +52,40 @@ SUBJECTS = {
     "resident": "rows.resident_reads",
 }
 DEVICES = ("fast", "disk")
+QUICK = {"size": "1GiB", "limit": "256MiB", "rounds": 1, "reads": 5_000, "limit_seconds": 0.1}
+FULL = {"size": "4GiB", "limit": "512MiB", "rounds": 3, "reads": 20_000, "limit_seconds": 0.4}
 # Of the cgroup, for the interpreter, numpy, and the page cache of their files.
 OTHER_BYTES = 128 << 20
 
 
 def main() -> int:
     arguments = parse_arguments()
+    title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
+    with keep_awake() if arguments.awake else contextlib.nullcontext():
+        return run("targets", arguments, SUBJECTS, title)
+
+
+def run(
+    program: str, arguments: argparse.Namespace, subjects: Mapping[str, str], title: str, room: int | None = None
+) -> int:
+    """Measures the rows asked for, reports, and returns the exit status. `room`: see `prepare`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the devices are to be taken away then too
     results: list[Result] = []
     devices = {}
     try:
         with contextlib.ExitStack() as stack:
-            bench = prepare(arguments, stack)
+            bench = prepare(arguments, stack, room)
             devices = {place.name: place.describe() for place in bench.places}
-            if arguments.awake:
-                stack.enter_context(keep_awake())
             for subject in arguments.rows:
                 print(subject, file=sys.stderr, flush=True)
-                results += importlib.import_module(SUBJECTS[subject]).measure(bench)
+                results += importlib.import_module(subjects[subject]).measure(bench)
     except KeyboardInterrupt:
         return 130
     except (OSError, subprocess.CalledProcessError, CgroupError, ContenderError) as error:
-        print(f"targets: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     finally:
         if results:
-            title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
             print_report(title, results)
             write_json(arguments.json, vars(arguments), devices, results)
     return int(any(result.verdict == "problem" for result in results))
@@ -83,31 +93,35 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(SUBJECTS), help="subjects (default: all: %(default)s)")
-    parser.add_argument("--devices", default=",".join(DEVICES), help="where to measure (default: %(default)s)")
-    parser.add_argument("--size", help="of the file (default: 4GiB, --quick 1GiB); a sort is of half of it")
-    parser.add_argument("--limit", help="of the cgroup (default: 512MiB, --quick 256MiB)")
-    parser.add_argument("--memory", help="umappy's budget (default: the limit less 128 MiB)")
-    parser.add_argument("--rounds", type=int, help="(default: 3, --quick 1)")
-    parser.add_argument("--reads", type=int, help="random reads or writes of a run (default: 20000, --quick 5000)")
-    parser.add_argument("--limit-seconds", type=float, help="for each depth of a device's own limit (default: 0.4)")
-    parser.add_argument("--quick", action="store_true", help="smaller and shorter: no figures, only whether all works")
+    add_arguments(parser, SUBJECTS, "bench-targets.json")
     parser.add_argument("--awake", action="store_true", help="keep the cores from halting (see harness/awake.py)")
+    return choose(parser, SUBJECTS, QUICK, FULL)
+
+
+def add_arguments(parser: argparse.ArgumentParser, subjects: Iterable[str], report: str) -> None:
+    """What every such program takes; `choose` fills in what is not given."""
+    parser.add_argument("--rows", default=",".join(subjects), help="subjects (default: all: %(default)s)")
+    parser.add_argument("--devices", default=",".join(DEVICES), help="where to measure (default: %(default)s)")
+    parser.add_argument("--size", help="of the file; some rows take a part of it")
+    parser.add_argument("--limit", help="of the cgroup")
+    parser.add_argument("--memory", help="umappy's budget (default: the limit less 128 MiB)")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--reads", type=int, help="random reads or writes of a run; some rows take a part of them")
+    parser.add_argument("--limit-seconds", type=float, help="for each depth of a device's own limit")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter: no figures, only whether all works")
     parser.add_argument("--dir", help="folder on the machine's disk")
-    parser.add_argument("--json", default="bench-targets.json", help="file for every sample (default: %(default)s)")
+    parser.add_argument("--json", default=report, help="file for every sample (default: %(default)s)")
+
+
+def choose(
+    parser: argparse.ArgumentParser, subjects: Iterable[str], quick: Mapping[str, Any], full: Mapping[str, Any]
+) -> argparse.Namespace:
+    """Parses; what is not given is as in `full`, or `quick`."""
     arguments = parser.parse_args()
-    quick = arguments.quick
-    defaults = {
-        "size": "1GiB" if quick else "4GiB",
-        "limit": "256MiB" if quick else "512MiB",
-        "rounds": 1 if quick else 3,
-        "reads": 5_000 if quick else 20_000,
-        "limit_seconds": 0.1 if quick else 0.4,
-    }
-    for name, value in defaults.items():
+    for name, value in (quick if arguments.quick else full).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    for name, known in (("rows", SUBJECTS), ("devices", DEVICES)):
+    for name, known in (("rows", tuple(subjects)), ("devices", DEVICES)):
         asked = getattr(arguments, name).split(",")
         if unknown := set(asked) - set(known):
             parser.error(f"--{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -115,7 +129,8 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def prepare(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Bench:
+def prepare(arguments: argparse.Namespace, stack: contextlib.ExitStack, room: int | None = None) -> Bench:
+    """The devices, and all that a row asks for. `room`: bytes of files on each, if not those of one file."""
     size = parse_size(arguments.size, "--size") // 4096 * 4096
     limit = parse_size(arguments.limit, "--limit")
     memory = parse_size(arguments.memory, "--memory") if arguments.memory else limit - OTHER_BYTES
@@ -127,7 +142,8 @@ def prepare(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Bench
     places = []
     for device in arguments.devices:
         if device == "fast":  # the file, or what is sorted and its scratch; and what ext4 needs itself
-            folder = stack.enter_context(open_fast_device(size + size // 8 + (128 << 20)))
+            files = size if room is None else room
+            folder = stack.enter_context(open_fast_device(files + files // 8 + (128 << 20)))
         else:
             parent = arguments.dir or os.environ.get("UMAPPY_BENCH_DIR") or Path(__file__).parents[1]
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".bench-", dir=parent))

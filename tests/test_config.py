@@ -42,6 +42,7 @@ def test_config_environment_wins_over_default(config: Config, monkeypatch: pytes
         "UMAPPY_READAHEAD": "0",
         "UMAPPY_IO_URING": "0",
         "UMAPPY_POLICY": "fifo",
+        "UMAPPY_ZSTD": "zstandard",
         "UMAPPY_TEMP_DIR": str(tmp_path),
     }
     for name, text in given.items():
@@ -59,6 +60,7 @@ def test_config_environment_wins_over_default(config: Config, monkeypatch: pytes
         "readahead": False,
         "io_uring": False,
         "policy": Fifo(),
+        "zstd": "zstandard",
         "temp_dir": str(tmp_path),
     }
     assert {name: getattr(config, name) for name in SETTINGS} == values

@@ -16,11 +16,13 @@ from umappy.errors import (
     UffdUnavailableError,
     UmapError,
 )
+from umappy.load import load
 from umappy.pager import Pager, default_pager
 from umappy.region import Region
+from umappy.save import save
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
-from umappy.stores import FileStore, Store
+from umappy.stores import FileStore, Store, ZstdStore
 from umappy.take import take
 
 __all__ = [
@@ -41,8 +43,11 @@ __all__ = [
     "StoreTruncatedError",
     "UffdUnavailableError",
     "UmapError",
+    "ZstdStore",
     "config",
     "default_pager",
+    "load",
+    "save",
     "sort",
     "stores",
     "take",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from umappy.cli import demo, doctor, simulate
+from umappy.cli import cat, demo, doctor, info, pack, simulate, verify
 from umappy.cli import sort as sort_command
 from umappy.cli.failure import CommandError
 from umappy.errors import UmapError
@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Arrays larger than memory. Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (sort_command, simulate, demo, doctor):
+    for module in (sort_command, pack, cat, verify, info, simulate, demo, doctor):
         module.add_parser(commands)
     return parser
 

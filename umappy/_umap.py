@@ -11,11 +11,14 @@ from umappy.config import Config, ReadAhead, config
 from umappy.pager import Pager, default_pager, make_budget_error
 from umappy.region import Region
 from umappy.sizes import format_size, parse_size
-from umappy.stores import FileStore, Store
+from umappy.stores import FileStore, Store, ZstdStore
 
 PAGE_SIZE_AUTO = 4 << 10
 """The page size that "auto" chooses where the budget allows it: see docs/design.md."""
 PAGE_SIZE_LEAST = 4 << 10
+ZSTD_SUFFIX = ".zst"
+ZSTD_PAGE_SIZE = 64 << 10
+"""Of a new compressed file, unless the region's pages are smaller."""
 MODES = ("r", "r+", "w+", "x", "readonly", "readwrite", "write")
 CREATING_MODES = ("w+", "x", "write")
 
@@ -31,12 +34,12 @@ def umap(
 ) -> Region:
     """Maps a store into memory and returns the region, an `mmap.mmap` of `size` bytes.
 
-    `store` is a Store, or the path of a file. `size` is bytes or "4GiB"; default: all the store holds. `mode` is "r",
-    "r+", for paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long
-    names; default: the store's own, "r" for a path. "r+" with a larger size extends a file. `page_size` is a power of
-    two from 4 KiB to 64 MiB or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and
-    closes it. `readahead` False keeps it from finding streams and reading ahead of them; every fault then fills its
-    page alone.
+    `store` is a Store, or the path of a file; one that ends in ".zst" is compressed, see ZstdStore. `size` is bytes or
+    "4GiB"; default: all the store holds. `mode` is "r", "r+", for paths also "w+" (create or empty; needs `size`) and
+    "x" (create, fail if it exists), or numpy's long names; default: the store's own, "r" for a path. "r+" with a larger
+    size extends a file. `page_size` is a power of two from 4 KiB to 64 MiB, a multiple of the store's own where it has
+    one, or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it. `readahead`
+    False keeps it from finding streams and reading ahead of them; every fault then fills its page alone.
 
     Raises ValueError and TypeError for arguments that do not fit, StoreError when the file cannot be opened,
     BudgetError when the pager's budget is too small for such pages, UffdUnavailableError.
@@ -52,11 +55,19 @@ def umap(
     page_wanted = config.resolve(Config.page_size, page_size)
     ahead = config.resolve(Config.readahead, readahead) is not False
     owner = pager if pager is not None else default_pager()
-    page_bytes = _choose_page_size(page_wanted, owner)
-    opened = store if isinstance(store, Store) else _open_path(store, bytes_wanted, mode)
+    if isinstance(store, Store):
+        opened = store
+    else:
+        # Before a file is opened, which mode "w+" would empty.
+        auto = ZSTD_PAGE_SIZE if _is_zstd(store) else PAGE_SIZE_AUTO
+        page_new = _choose_page_size(page_wanted, auto, PAGE_SIZE_LEAST, owner)
+        opened = _open_path(store, bytes_wanted, mode, page_new)
     try:
         writable = _choose_writable(opened, mode)
         length = _choose_size(opened, bytes_wanted)
+        auto, least = max(PAGE_SIZE_AUTO, opened.page_size), max(PAGE_SIZE_LEAST, opened.page_size)
+        page_bytes = _choose_page_size(page_wanted, auto, least, owner)
+        _check_page_size(page_bytes, opened)
         return Region._map(opened, length, writable=writable, page_size=page_bytes, pager=owner, readahead=ahead)
     except BaseException:
         if opened is not store:
@@ -64,17 +75,21 @@ def umap(
         raise
 
 
-def _open_path(path: object, size: int | None, mode: str | None) -> Store:
+def _open_path(path: object, size: int | None, mode: str | None, page_size: int) -> Store:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{path!r}: wants a umappy store or the path of a file")
     name = os.fspath(path)
     if isinstance(path, str) and (scheme := re.match(r"[a-z][a-z0-9+.-]*://", path)):
         raise ValueError(f"{path!r}: no store for {scheme[0]} in this version; a file of that name is './{path}'")
-    if os.fsdecode(name).endswith(".zst"):
-        raise ValueError(
-            f"{name!r}: this version cannot map what a .zst file holds; FileStore({name!r}) maps its compressed bytes"
-        )
-    return FileStore(name, "r" if mode is None else mode, size=size)
+    if not _is_zstd(path):
+        return FileStore(name, "r" if mode is None else mode, size=size)
+    if mode in CREATING_MODES:
+        return ZstdStore(name, mode, size=size, page_size=min(page_size, ZSTD_PAGE_SIZE))
+    return ZstdStore(name, "r" if mode is None else mode, size=size)
+
+
+def _is_zstd(path: object) -> bool:
+    return isinstance(path, str | os.PathLike) and os.fsdecode(path).endswith(ZSTD_SUFFIX)
 
 
 def _check_mode(mode: object, store: object) -> None:
@@ -111,8 +126,8 @@ def _choose_size(store: Store, size: int | None) -> int:
     return size
 
 
-def _choose_page_size(wanted: int | str, pager: Pager) -> int:
-    """Fails where the pager cannot hold such pages: before a file is opened, which mode "w+" would empty."""
+def _choose_page_size(wanted: int | str, auto: int, least: int, pager: Pager) -> int:
+    """What the caller wants; "auto" is `auto`, but smaller, down to `least`, where the budget is too small for it."""
     stats = pager.stats()
 
     def fits(size: int) -> bool:
@@ -122,7 +137,15 @@ def _choose_page_size(wanted: int | str, pager: Pager) -> int:
         if not fits(wanted):
             raise make_budget_error(pager.memory, wanted, stats.fillers, stats.evictors)
         return wanted
-    size = PAGE_SIZE_AUTO
-    while size > PAGE_SIZE_LEAST and not fits(size):
+    size = auto
+    while size > least and not fits(size):
         size //= 2
     return size
+
+
+def _check_page_size(page_size: int, store: Store) -> None:
+    if page_size % store.page_size:
+        raise ValueError(
+            f"page_size is {format_size(page_size)}, but {store!r} has pages of {format_size(store.page_size)}: wants "
+            "a multiple of that, or 'auto'"
+        )

@@ -22,6 +22,7 @@ ReadAhead = bool | Literal["auto"]
 Fillers = int | Literal["auto"]
 IoUring = bool | Literal["auto"]
 PageSize = int | Literal["auto"]
+ZstdSource = Literal["auto", "system", "zstandard"]
 
 Value = TypeVar("Value")
 Given = TypeVar("Given")
@@ -126,6 +127,7 @@ def read_choice(*choices: str) -> Callable[[object, str], str]:
 
 read_uffd = cast(Callable[[object, str], Uffd], read_choice("auto", "device", "syscall", "user-mode-only"))
 read_mechanism = cast(Callable[[object, str], Mechanism], read_choice("auto", "copy", "move"))
+read_zstd = cast(Callable[[object, str], ZstdSource], read_choice("auto", "system", "zstandard"))
 
 
 def read_temp_dir(value: object, name: str) -> str:
@@ -217,6 +219,9 @@ class Config:
     """Which pages leave first: "auto", "fifo", "second_chance", "s3fifo", "mru", or one of `umappy.eviction`."""
     io_uring = Setting[IoUring, IoUring](read_switch, lambda: "auto")
     """Many reads in flight from one thread (Linux 6.1): True, False, or "auto", where the kernel allows it."""
+    zstd = Setting[ZstdSource, ZstdSource](read_zstd, lambda: "auto")
+    """Which libzstd compresses: the "system"'s, the one inside the package "zstandard", or "auto", the first that there
+    is of these. What the process found at first use stays."""
     temp_dir = Setting[str, str | os.PathLike[str]](read_temp_dir, find_temp_dir)
     """The folder where scratch files go."""
 

@@ -1,6 +1,7 @@
 """Whatever a program does with a region in whatever order, it finds the bytes that a bytearray would hold."""
 
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
 
 import umappy
 from umappy._engine import lib
-from umappy.stores import FileStore
+from umappy.stores import FileStore, Store, ZstdStore
 
 EXAMPLES = 150
 STEPS = 40
@@ -61,16 +62,27 @@ class RegionMachine(RuleBasedStateMachine):
         self.size = pages * self.page_size + tail
         self.direct = direct and self.offset % 4096 == 0
         self.oracle = bytearray(make_pattern(0, self.size))
-        self.before = os.urandom(self.offset)
-        self.path.write_bytes(self.before + self.oracle)
+        self.write_file()
         least = lib.um_pager_memory_min(self.page_size, fillers, 1)
         self.pager = umappy.Pager(least + spare * self.page_size, fillers=fillers, evictors=1)
         self.open("r+")
 
-    def open(self, mode: str) -> None:
+    def write_file(self) -> None:
+        self.before = os.urandom(self.offset)
+        self.path.write_bytes(self.before + self.oracle)
+
+    def open_store(self, mode: str) -> Store:
         store = FileStore(self.path, mode, offset=self.offset, direct=self.direct)
         assert store.direct == self.direct
-        self.region = umappy.umap(store, page_size=self.page_size, pager=self.pager)
+        return store
+
+    def read_file(self, begin: int, count: int) -> bytes:
+        content = self.path.read_bytes()
+        assert content.startswith(self.before)
+        return content[self.offset :][begin : begin + count]
+
+    def open(self, mode: str) -> None:
+        self.region = umappy.umap(self.open_store(mode), page_size=self.page_size, pager=self.pager)
         self.may_prefetch = False  # in the background
 
     def teardown(self) -> None:
@@ -81,7 +93,7 @@ class RegionMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def compare_file(self) -> None:
-        assert self.path.read_bytes() == self.before + self.oracle
+        assert self.read_file(0, self.size + 1) == self.oracle
 
     def choose(self, start: float, length: float, near: bool) -> tuple[int, int]:
         """A range of the region; `near`: of a few bytes, so that pages' ends lie in the middle of many."""
@@ -176,9 +188,7 @@ class RegionMachine(RuleBasedStateMachine):
     def flush_range(self, start: float, length: float, near: bool) -> None:
         begin, count = self.choose(start, length, near)
         self.region.flush(begin, count)
-        with self.path.open("rb") as file:
-            file.seek(self.offset + begin)
-            assert file.read(count) == self.oracle[begin : begin + count]
+        assert self.read_file(begin, count) == self.oracle[begin : begin + count]
 
     @rule(start=PARTS, length=PARTS, near=st.booleans())
     def evict(self, start: float, length: float, near: bool) -> None:
@@ -218,8 +228,29 @@ class RegionMachine(RuleBasedStateMachine):
             assert stats.resident <= stats.memory
 
 
-def test_any_sequence_of_calls_equals_a_bytearray(direct_folder: Path) -> None:
+class ZstdMachine(RegionMachine):
+    """Over a compressed file, whose pages are those of the region or smaller; the file's offset means nothing."""
+
+    def write_file(self) -> None:
+        pages = random.Random(self.size).choice([self.page_size, 4096])
+        with ZstdStore(self.path, "x", size=self.size, page_size=pages, level=-1) as store:
+            store.write(0, self.oracle)
+            store.flush()
+
+    def open_store(self, mode: str) -> Store:
+        return ZstdStore(self.path, mode, level=-1)
+
+    def read_file(self, begin: int, count: int) -> bytes:
+        with ZstdStore(self.path) as store:
+            assert store.size == self.size
+            buffer = bytearray(min(count, self.size - begin))
+            store.read_into(begin, buffer)
+        return bytes(buffer)
+
+
+@pytest.mark.parametrize("machine", [RegionMachine, ZstdMachine])
+def test_any_sequence_of_calls_equals_a_bytearray(direct_folder: Path, machine: type[RegionMachine]) -> None:
     run_state_machine_as_test(
-        lambda: RegionMachine(direct_folder),
+        lambda: machine(direct_folder),
         settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS),
     )

@@ -273,8 +273,9 @@ def test_url_raises_and_says_how_to_name_a_file_so(name: str) -> None:
         umappy.umap(name)
 
 
-def test_compressed_file_raises_and_names_the_store_for_its_bytes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="FileStore"):
+def test_compressed_file_that_is_none_raises_and_names_the_store_for_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x.zst").write_bytes(b"text")
+    with pytest.raises(umappy.StoreCorruptError, match="FileStore"):
         umappy.umap(tmp_path / "x.zst")
 
 

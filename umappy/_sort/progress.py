@@ -38,8 +38,8 @@ class SortProgress:
 
 
 @contextlib.contextmanager
-def open_report(progress: bool | ProgressCallback | None) -> Iterator[ProgressCallback | None]:
-    """Gives what to report to: the user's callable, a bar on stderr, or None for quiet.
+def open_report(progress: bool | ProgressCallback | None, doing: str = "sorting") -> Iterator[ProgressCallback | None]:
+    """Gives what to report to: the user's callable, a bar on stderr that says what it is `doing`, or None for quiet.
 
     None (the default) is a bar if stderr is a terminal and rich is installed; True, where that is not so, a plain line
     that counts.
@@ -57,24 +57,24 @@ def open_report(progress: bool | ProgressCallback | None) -> Iterator[ProgressCa
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        with _open_plain_bar() if progress else contextlib.nullcontext() as report:
+        with _open_plain_bar(doing) if progress else contextlib.nullcontext() as report:
             yield report
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sorting", total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextlib.contextmanager
-def _open_plain_bar() -> Iterator[ProgressCallback]:
+def _open_plain_bar(doing: str) -> Iterator[ProgressCallback]:
     percent = -1
 
     def report(done: int, total: int) -> None:
         nonlocal percent
         if (now := 100 * done // max(1, total)) != percent:
             percent = now
-            print(f"\rsorting {percent} %", end="", file=sys.stderr, flush=True)
+            print(f"\r{doing} {percent} %", end="", file=sys.stderr, flush=True)
 
     try:
         yield report

@@ -14,9 +14,10 @@ from umappy._engine import ffi, lib
 from umappy._umap import PAGE_SIZE_AUTO
 from umappy.cli.table import print_table
 from umappy.config import config
-from umappy.errors import UffdUnavailableError, UmapError
+from umappy.errors import StoreError, UffdUnavailableError, UmapError
 from umappy.pager import Pager
 from umappy.sizes import format_size
+from umappy.stores._zstd_library import find_zstd_library
 
 WAYS = {
     "device": (lib.UM_UFFD_DEVICE, "/dev/userfaultfd"),
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("what leaves memory first", config.policy.name),
             ("how large runs get into memory", _choose_mechanism() if features is not None else "none"),
             ("many reads from one thread (io_uring)", _probe_io_uring()),
+            ("libzstd", _find_zstd()),
             ("scratch folder where no file names one", config.temp_dir),
         ],
     )
@@ -115,6 +117,14 @@ def _probe_io_uring() -> str:
         return "switched off"
     answer = int(lib.um_io_uring_probe())
     return "works" if answer >= 0 else f"no: {os.strerror(-answer)}"
+
+
+def _find_zstd() -> str:
+    try:
+        library = find_zstd_library()
+    except (StoreError, ImportError) as error:
+        return f"no: {error}"
+    return f"{'.'.join(map(str, library.version))} ({library.where})"
 
 
 def _probe(way: int) -> tuple[int, int]:

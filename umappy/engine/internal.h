@@ -134,6 +134,7 @@ struct um_region {
   bool moves;                     /* constant: and change places with a chunk's memory */
   struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
   uint32_t trace_id;              /* constant */
+  uint64_t store_memory;          /* bytes reserved for the store's caches; constant */
   uint64_t hinted;                /* the leader's: the end of the range that was last advised to be read in order */
   _Atomic bool no_batch;          /* the store refused to read a batch */
   _Atomic uint64_t *words;        /* one word a page; touched as pages are; words.c */

@@ -14,6 +14,8 @@
 #define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
 #define GAP_MAX (16u << 10)    /* strides up to this are read whole */
 #define READAHEAD_WAIT_NS 100000000u
+#define STORE_SHARE 8u /* a store's caches have one such part of the budget, at most */
+#define STORE_WAIT_MS 100u
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
   uint32_t low = 0, high = p->region_count;
@@ -141,6 +143,25 @@ static void end_readahead(um_region *r) {
   um_budget_uncharge(r->pager, um_round_up(um_readahead_bytes(), um_host_page));
 }
 
+/* A share for what the store caches, if it is there for the taking; else it does with its least, uncounted. */
+static void reserve_for_store(um_region *r) {
+  um_pager *p = r->pager;
+  if (!r->store->ops->limit)
+    return;
+  uint64_t taken = um_pager_memory_min(r->page_size, p->filler_count, p->evictor_count) + atomic_load(&p->reserved);
+  uint64_t spare = taken < p->memory ? (p->memory - taken) / 2 : 0;
+  uint64_t bytes = r->store->ops->limit(r->store, um_min(spare, p->memory / STORE_SHARE));
+  if (bytes > 0 && bytes <= spare && um_pager_reserve(p, bytes, STORE_WAIT_MS) == 0)
+    r->store_memory = bytes;
+  else
+    r->store->ops->limit(r->store, 0);
+}
+
+static void release_of_store(um_region *r) {
+  if (r->store_memory)
+    um_pager_release(r->pager, r->store_memory);
+}
+
 int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size, const um_region_options *options,
                      um_region **region) {
   uint64_t page_size = options->page_size;
@@ -180,6 +201,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     free(r);
     return code;
   }
+  reserve_for_store(r);
   if ((code = prepare_memory(r)) == 0 && (code = um_fork_publish(r)) == 0) {
     if ((code = insert(p, r)) == 0) {
       code = p->trace ? um_trace_region(p->trace, r->trace_id, r->page_size, r->size) : 0;
@@ -193,6 +215,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     }
   }
   um_fork_withdraw(r);
+  release_of_store(r);
   end_readahead(r);
   um_words_destroy(r);
   free(r);
@@ -224,6 +247,7 @@ void um_region_forget(um_region *r) {
   remove_region(p, r);
   give_back(p, r);
   um_uffd_wake(p->uffd, r->address, r->mapped); /* who still waits there finds the mapping gone */
+  release_of_store(r);
   end_readahead(r);
   um_words_destroy(r);
   um_advise_destroy(r);

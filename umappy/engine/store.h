@@ -38,7 +38,7 @@ typedef struct um_store_ops {
   int (*close)(um_store *store, um_error *error); /* frees */
   void (*forked)(um_store *store); /* in a forked child: let go of what the parent's lock hangs on; async-signal-safe */
 
-  /* The rest may be missing (NULL); wrappers have none of it, so that they see every call. */
+  /* The rest may be missing (NULL); wrappers have no reads and writes of it, so that they see every one. */
 
   /* As many reads in flight as the device wants, from this one thread. 0: all ended, each with its code; -EOPNOTSUPP:
    * nothing was done, the caller reads one by one, on as many threads as it has. A buffer holds its bytes once the read
@@ -53,6 +53,9 @@ typedef struct um_store_ops {
    * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
    * of no use. Errors are left to read. */
   int (*read_cached)(um_store *store, uint64_t offset, void *buffer, uint64_t length);
+  /* A region is being made of it whose pager can spare so many bytes: keep caches within them; returns how many bytes
+   * will be held at most, which the region takes out of the budget. Once, or again with less, before any read. */
+  uint64_t (*limit)(um_store *store, uint64_t bytes);
 } um_store_ops;
 
 /* The first member of every store. */

@@ -93,6 +93,7 @@ static const um_store_ops fault_store_ops = {
     .flush = fault_store_flush,
     .close = um_wrapper_close,
     .forked = um_wrapper_forked,
+    .limit = um_wrapper_limit,
 };
 
 static void fault_store_free(um_store *store) {

@@ -66,6 +66,8 @@ void um_file_unlock(um_file *file);
 /* Closes what is open; the first error of close(2), as -errno. */
 int um_file_close(um_file *file);
 
+int um_file_sync_folder(const char *path); /* makes the names in the path's folder durable */
+
 int um_file_registry_init(void); /* before the first add; may be called again */
 void um_file_registry_add(um_file_store *store);
 void um_file_registry_remove(um_file_store *store);

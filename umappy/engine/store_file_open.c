@@ -268,7 +268,7 @@ static int open_direct(opening *o) {
 }
 
 /* The name of a new file is durable only when its folder is. */
-static int sync_folder(const char *path) {
+int um_file_sync_folder(const char *path) {
   char *real = realpath(path, NULL);
   if (!real)
     return -errno;
@@ -299,7 +299,7 @@ static int change_files(opening *o) {
     /* A length is lost in a power cut as bytes are, and nobody flushes a store that was not written. */
     if ((c->grown || o->options->truncate) && fdatasync(file->buffered) < 0)
       return refuse_errno(o, file->path, -errno, "making its length durable: ");
-    int result = c->created ? sync_folder(file->path) : 0;
+    int result = c->created ? um_file_sync_folder(file->path) : 0;
     if (result < 0)
       return refuse_errno(o, file->path, result, "making its name durable: ");
   }

@@ -77,6 +77,7 @@ static const um_store_ops log_store_ops = {
     .flush = log_store_flush,
     .close = um_wrapper_close,
     .forked = um_wrapper_forked,
+    .limit = um_wrapper_limit,
 };
 
 static void log_store_free(um_store *store) {

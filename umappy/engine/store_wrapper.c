@@ -31,3 +31,8 @@ void um_wrapper_forked(um_store *store) {
   if (inner->ops->forked)
     inner->ops->forked(inner);
 }
+
+uint64_t um_wrapper_limit(um_store *store, uint64_t bytes) {
+  um_store *inner = ((um_wrapper *)store)->inner;
+  return inner->ops->limit ? inner->ops->limit(inner, bytes) : 0;
+}

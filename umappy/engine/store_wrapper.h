@@ -18,7 +18,8 @@ typedef struct um_wrapper {
 } um_wrapper;
 
 void um_wrapper_init(um_wrapper *wrapper, const um_store_ops *ops, um_store *inner, void (*free)(um_store *));
-int um_wrapper_close(um_store *store, um_error *error); /* for the table of calls */
-void um_wrapper_forked(um_store *store);                /* likewise */
+int um_wrapper_close(um_store *store, um_error *error);     /* for the table of calls */
+void um_wrapper_forked(um_store *store);                    /* likewise */
+uint64_t um_wrapper_limit(um_store *store, uint64_t bytes); /* likewise */
 
 #endif

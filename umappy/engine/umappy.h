@@ -79,6 +79,77 @@ int um_file_store_open(const um_file_options *options, um_store **store, um_erro
 int um_file_store_is_direct(um_store *store); /* 1: whole aligned blocks of every part go past the page cache */
 uint64_t um_file_store_part_size(um_store *store, uint32_t index);
 
+/* The zstd store; docs/format.md. */
+typedef struct um_zstd_options {
+  const char *path;
+  int32_t writable;         /* mode r+, w+, x */
+  int32_t create;           /* mode w+, x: make the file if it is missing */
+  int32_t truncate;         /* mode w+: empty it (only after the lock is held) */
+  int32_t exclusive;        /* mode x: fail if it exists */
+  int32_t lock;             /* take the writer's lock */
+  int32_t recover;          /* go back one flush where the last does not verify: its data is lost */
+  int32_t level;            /* of what is written from now on */
+  uint32_t page_size;       /* bytes, of a new file; 0: the file's own; another than the file's is EINVAL */
+  uint64_t size;            /* bytes; UINT64_MAX: what the file holds; larger than that and writable: extend */
+  const void *dictionary;   /* of a new file, kept in it; a file's own otherwise */
+  uint64_t dictionary_size; /* bytes; 0: none */
+} um_zstd_options;
+
+typedef struct um_zstd_info {
+  uint64_t size;            /* bytes of the image */
+  uint64_t generation;      /* flushes so far, and a few more */
+  uint64_t length;          /* bytes of the file */
+  uint64_t allocated;       /* what the disk spends on it */
+  uint64_t base, base_live; /* bytes of the frames `zstd -d` decodes, of those still in use */
+  uint64_t log, log_live;   /* bytes of the segments behind them, of records and index nodes in use */
+  uint64_t index_memory;    /* bytes of the index in memory now */
+  uint64_t dictionary_size; /* bytes */
+  uint64_t foreign_frames;  /* frames of an adopted file */
+  uint32_t page_size;
+  uint32_t version;  /* of the format */
+  uint32_t segments; /* of the log */
+  uint32_t packed;   /* 1: zstd -d gives exactly the image, and readers of the seekable format read at random */
+  uint32_t damaged;  /* superblocks that do not verify: 0 or 1 */
+  int32_t level;     /* of what is written */
+  uint8_t uuid[16];
+} um_zstd_info;
+
+/* A file that is no native one (its first bytes say so): -EMEDIUMTYPE; the foreign store, or um_zstd_adopt, takes it.
+ */
+int um_zstd_store_open(const um_zstd_options *options, um_store **store, um_error *error);
+void um_zstd_store_info(um_store *store, um_zstd_info *info);
+int um_zstd_store_dictionary(um_store *store, void *buffer, um_error *error); /* info's dictionary_size bytes */
+/* Reads and checks what `count` pages from `first` on are stored in, past all caches. Stops at the first damage, with
+ * error filled, and *page its page; go on behind it. Threads may share a store's pages. */
+int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64_t *page, um_error *error);
+/* Checks what belongs to no page: both superblocks, the chain of frames from the file's first byte to its last. */
+int um_zstd_store_verify_frames(um_store *store, um_error *error);
+
+/* A packed file, written front to back in constant memory, compressed on `threads` threads; it appears under its path,
+ * durable, when it is finished. One thread calls. */
+typedef struct um_zstd_pack um_zstd_pack;
+typedef struct um_zstd_pack_options {
+  const char *path;   /* NULL: to the descriptor */
+  int32_t descriptor; /* a pipe, say; then without superblocks: a plain file of the seekable format */
+  int32_t level;
+  uint32_t page_size; /* bytes */
+  uint32_t threads;   /* 0: one for each processor */
+  const void *dictionary;
+  uint64_t dictionary_size; /* bytes; 0: none */
+} um_zstd_pack_options;
+
+int um_zstd_pack_open(const um_zstd_pack_options *options, um_zstd_pack **pack, um_error *error);
+int um_zstd_pack_write(um_zstd_pack *pack, const void *buffer, uint64_t length, um_error *error); /* the next bytes */
+/* The next bytes are the store's, whole pages but at its end; frames go over as they are where the page size, the
+ * dictionary and the level are the same. */
+int um_zstd_pack_store(um_zstd_pack *pack, um_store *store, uint64_t offset, uint64_t length, um_error *error);
+int um_zstd_pack_finish(um_zstd_pack *pack, um_error *error); /* frees, whatever it returns */
+void um_zstd_pack_abort(um_zstd_pack *pack);                  /* frees; nothing appears */
+
+/* Makes a native file of a seekable .zst, in its place, without compressing anything again: two superblocks before its
+ * frames, which stay as they are. Needs the space of a second copy where the file system cannot share blocks. */
+int um_zstd_adopt(const char *path, uint32_t page_size, um_error *error);
+
 /* Faults for tests and for users who want to see what their program does then; each owns its inner store. */
 typedef struct um_fault_options {
   uint32_t ops;            /* bits 1 << UM_OP_...: which calls it strikes */
@@ -111,6 +182,34 @@ uint64_t um_log_store_take(um_store *store, um_log_record *records, uint64_t cou
  */
 void um_wrapper_retain(um_store *store);
 void um_wrapper_release(um_store *store);
+
+/* A .zst that umappy did not write: finding its frames, then reading at random. */
+typedef struct um_zstd_scan um_zstd_scan;
+
+typedef struct um_zstd_scan_options {
+  const char *path;
+  const void *dictionary; /* NULL: none */
+  uint64_t dictionary_size;
+  uint32_t window_log; /* frames that want a larger window are refused; 0: 27, as the zstd tool has it */
+  int32_t walk;        /* from frame to frame, whatever a seek table says */
+} um_zstd_scan_options;
+
+typedef struct um_zstd_scan_info {
+  uint64_t file_size, position; /* bytes: of the file, and how far it was looked at */
+  uint64_t size;                /* bytes of the image found so far */
+  uint64_t frames, largest;     /* frames that hold some; bytes of image in the largest */
+  uint64_t skipped;             /* bytes of the file in frames that hold nothing */
+  uint64_t decoded;             /* bytes of image that were decoded only to find sizes */
+  int32_t table, table_wrong;   /* a seek table told all that; there is one, but it cannot be right */
+  int32_t decoding;             /* it decodes a frame whose header does not tell its size */
+} um_zstd_scan_info;
+
+int um_zstd_scan_open(const um_zstd_scan_options *options, um_zstd_scan **scan, um_error *error);
+int um_zstd_scan_step(um_zstd_scan *scan, uint32_t timeout_ms, um_error *error); /* 0: all is known; -EAGAIN: go on */
+void um_zstd_scan_look(const um_zstd_scan *scan, um_zstd_scan_info *info);
+void um_zstd_scan_close(um_zstd_scan *scan);
+/* Read-only; of a scan that is done, which it takes if it succeeds. `memory`: bytes for decoded frames, at most. */
+int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, um_error *error);
 
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
@@ -231,6 +330,12 @@ void um_exit_flush(void);              /* now; once */
 int um_io_uring_set(int mode); /* 0: never; -1: where it is allowed (default); 1: the same, but -errno of a refusal */
 int um_io_uring_probe(void);   /* 0: many reads can be in flight from one thread; else -errno of the refusal */
 int um_process_forked(void);   /* 1 in a child of the process that made the engine */
+
+/* libzstd, found once a process; zstd_library.h */
+const char *um_zstd_name(uint32_t index); /* the functions wanted, one by one; NULL: there are no more */
+int um_zstd_offer(void *const *addresses, const char *where,
+                  um_error *error); /* of them, in that order, NULL: lacking. 1: taken; 0: there is one already */
+int um_zstd_find(const char **where, um_error *error); /* the version (10504 is 1.5.4); where: never freed */
 /* cffi: end */
 
 #endif

@@ -27,6 +27,8 @@ class Store(abc.ABC):
     size: int
     """Bytes; constant."""
     writable: bool = False
+    page_size: int = 1
+    """Bytes that the store reads and writes together; constant. A region's page size is a multiple of it."""
 
     _handle: um_store | None = None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 from umappy._engine import ffi, lib
 from umappy.sizes import format_size, parse_size
-from umappy.stores.native import NativeStore, make_record_error
+from umappy.stores.native import NativeStore, make_open_error
 
 if TYPE_CHECKING:
     from umappy._engine import um_store
@@ -63,7 +62,7 @@ class FileStore(NativeStore):
         lock: bool = True,
     ) -> None:
         parts = _parse_parts(path)
-        self.mode = _parse_mode(mode)
+        self.mode = parse_mode(mode)
         self.paths = tuple(os.path.abspath(os.fsdecode(part)) for part, _ in parts)
         self.offset = parse_size(offset, "offset")
         self._lock = lock
@@ -120,8 +119,7 @@ class FileStore(NativeStore):
         )
         store, record = ffi.new("um_store **"), ffi.new("um_error *")
         if lib.um_file_store_open(options, store, record) < 0:
-            error = make_record_error(record)
-            raise ValueError(getattr(error, "store", "")) if record.code == errno.EINVAL else error
+            raise make_open_error(record)
         return store[0]
 
 
@@ -131,7 +129,7 @@ def _open_again(parts: list[Part], offset: int, direct: Direct) -> FileStore:
 
 def _parse_parts(path: Path | Sequence[Part]) -> list[tuple[Path, Size | None]]:
     if isinstance(path, str | bytes | os.PathLike):
-        return [(_check_path(path), None)]
+        return [(check_path(path), None)]
     if not isinstance(path, list):
         raise TypeError(f"path is {path!r}: wants a path, or a list of paths or pairs (path, size)")
     if not path:
@@ -140,10 +138,10 @@ def _parse_parts(path: Path | Sequence[Part]) -> list[tuple[Path, Size | None]]:
     for part in parts:
         if len(part) != 2:
             raise TypeError(f"part is {part!r}: wants a path or a pair (path, size)")
-    return [(_check_path(part), size) for part, size in parts]
+    return [(check_path(part), size) for part, size in parts]
 
 
-def _check_path(path: Path) -> Path:
+def check_path(path: Path) -> Path:
     if not isinstance(path, str | bytes | os.PathLike):
         raise TypeError(f"path is {path!r}: wants a str, bytes or os.PathLike")
     raw = os.fsencode(path)
@@ -154,7 +152,7 @@ def _check_path(path: Path) -> Path:
     return path
 
 
-def _parse_mode(mode: str) -> Literal["r", "r+", "w+", "x"]:
+def parse_mode(mode: str) -> Literal["r", "r+", "w+", "x"]:
     if not isinstance(mode, str):
         raise TypeError(f"mode is {mode!r}: wants a str, one of {', '.join(map(repr, MODES))}")
     if mode not in MODES:

@@ -29,6 +29,12 @@ def make_record_error(record: um_error) -> Exception:
     return errors.make_store_error(record.code, text, offset=record.offset, length=record.length, op=record.op)
 
 
+def make_open_error(record: um_error) -> Exception:
+    """The same where a store was to be opened: arguments that do not fit what is there are a ValueError."""
+    error = make_record_error(record)
+    return ValueError(getattr(error, "store", "")) if record.code == errno.EINVAL else error
+
+
 class NativeStore(Store):
     """A store of the engine.
 

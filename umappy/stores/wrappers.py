@@ -45,6 +45,7 @@ class _Wrapper(NativeStore):
         handle = store[0]
         super().__init__(handle)
         self._inner = inner
+        self.page_size = inner.page_size
         # Our own reference: the region that owns the store may close it while `set` runs.
         lib.um_wrapper_retain(handle)
         self._control = ffi.gc(handle, lib.um_wrapper_release)

@@ -1,0 +1,98 @@
+"""The sum of a cold compressed file, in order: against the raw file, blosc2, zarr, and zstd's own benchmark."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import numpy as np
+
+import umappy
+from harness.bench import Bench
+from harness.child import Meter
+from harness.figures import describe_costs, rate_side, value
+from harness.place import Place
+from harness.result import Result, Side, Target, compare, divide_rates
+from harness.rounds import alternate
+from rows.zstd_data import KINDS, LEVEL, MODULUS, PAGE, THREADS, DataFile, open_peer, reduce
+
+SLICE = 8 << 20
+
+
+def sum_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
+    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+        a = np.frombuffer(region, np.uint64)
+        with meter:
+            total = a.sum()
+        peak = pager.stats().peak_used
+        del a
+    return {"sum": int(total) % MODULUS, "peak_used": peak}
+
+
+def sum_peer(meter: Meter, form: str, path: str) -> dict[str, float]:
+    array = open_peer(form, path)
+    step, total = SLICE // 8, 0
+    with meter:
+        for start in range(0, array.shape[0], step):
+            total += reduce(array[start : start + step])
+    return {"sum": total % MODULUS}
+
+
+def decompress_by_tool(meter: Meter, path: str) -> dict[str, float]:
+    """What zstd's own benchmark decompresses, by one core, in blocks of our page size."""
+    with meter:
+        command = ["zstd", "-q", f"-b{LEVEL}", "-i2", f"-B{PAGE}", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, decompressed = re.findall(r"([0-9.]+) MB/s", done.stdout)
+    return {"rate": float(decompressed) * 1e6}
+
+
+def measure(bench: Bench) -> list[Result]:
+    return [result for place in bench.places for kind in KINDS for result in measure_kind(bench, place, kind)]
+
+
+def measure_kind(bench: Bench, place: Place, kind: str) -> list[Result]:
+    data = DataFile(place, kind, bench.size)
+    expected = {"sum": data.sum}
+    sample = DataFile(place, kind, min(bench.size, 64 << 20))
+    contenders = {
+        "umappy": bench.prepare(
+            sum_umappy, place, expected=expected, path=data.find("umappy.zst"), memory=bench.memory
+        ),
+        "raw": bench.prepare(sum_umappy, place, expected=expected, path=data.find("raw"), memory=bench.memory),
+        "zstd -b": bench.prepare(decompress_by_tool, path=sample.find("raw")),
+    }
+    is_fast = place.name == "fast"
+    if is_fast:
+        for peer in ("blosc2", "zarr"):
+            contenders[peer] = bench.prepare(sum_peer, place, expected=expected, form=peer, path=data.find(peer))
+    rounds = alternate(contenders, bench.rounds)
+    ours = rate_side("umappy", bench.size)
+    work = f"sequential sum, {kind}"
+    results = [
+        compare(
+            work,
+            place.name,
+            rounds,
+            rate_side("raw", bench.size),
+            ours,
+            divide_rates,
+            None if is_fast else Target("at least", 1.0),
+            against="FileStore, raw",
+            notes=describe_costs(rounds, *contenders),
+        ),
+        compare(
+            work,
+            place.name,
+            rounds,
+            Side("zstd -b", lambda got: THREADS * value("rate")(got), ours.format),
+            ours,
+            divide_rates,
+            Target("at least", 0.8) if is_fast and kind == "3x" else None,
+            against=f"zstd -b, {THREADS} cores",
+        ),
+    ]
+    for peer in ("blosc2", "zarr") if is_fast else ():
+        target = Target("at least", 1.5)
+        results.append(compare(work, place.name, rounds, rate_side(peer, bench.size), ours, divide_rates, target))
+    return results
