@@ -60,26 +60,32 @@ OTHER_BYTES = 128 << 20
 
 def main() -> int:
     arguments = parse_arguments()
+    title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
+    with keep_awake() if arguments.awake else contextlib.nullcontext():
+        return run("targets", arguments, SUBJECTS, title)
+
+
+def run(
+    program: str, arguments: argparse.Namespace, subjects: Mapping[str, str], title: str, room: int | None = None
+) -> int:
+    """Measures the rows asked for, reports, and returns the exit status. `room`: see `prepare`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the devices are to be taken away then too
     results: list[Result] = []
     devices = {}
     try:
         with contextlib.ExitStack() as stack:
-            bench = prepare(arguments, stack)
+            bench = prepare(arguments, stack, room)
             devices = {place.name: place.describe() for place in bench.places}
-            if arguments.awake:
-                stack.enter_context(keep_awake())
             for subject in arguments.rows:
                 print(subject, file=sys.stderr, flush=True)
-                results += importlib.import_module(SUBJECTS[subject]).measure(bench)
+                results += importlib.import_module(subjects[subject]).measure(bench)
     except KeyboardInterrupt:
         return 130
     except (OSError, subprocess.CalledProcessError, CgroupError, ContenderError) as error:
-        print(f"targets: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     finally:
         if results:
-            title = f"{arguments.size} file, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
             print_report(title, results)
             write_json(arguments.json, vars(arguments), devices, results)
     return int(any(result.verdict == "problem" for result in results))

@@ -11,18 +11,10 @@ cgroups, rounds and verdicts are those of targets.py. Needs root, gcc and zstd.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import importlib.util
-import signal
-import subprocess
 import sys
 
-from harness.errors import ContenderError
-from harness.report import print_report, write_json
-from harness.result import Result
-from targets import add_arguments, choose, prepare
-from umappy.cli.cgroup import CgroupError
+from targets import add_arguments, choose, run
 from umappy.sizes import parse_size
 
 SUBJECTS = {"sequential": "rows.zstd_sequential", "random": "rows.zstd_random", "rewrite": "rows.zstd_rewrite"}
@@ -38,27 +30,8 @@ def main() -> int:
     if missing := [name for name in PEERS if importlib.util.find_spec(name) is None]:
         print(f"zstd: not installed: {', '.join(missing)}; pip install -e '.[bench]'", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the devices are to be taken away then too
-    results: list[Result] = []
-    devices = {}
-    try:
-        with contextlib.ExitStack() as stack:
-            bench = prepare(arguments, stack, int(FORMS * parse_size(arguments.size)))
-            devices = {place.name: place.describe() for place in bench.places}
-            for subject in arguments.rows:
-                print(subject, file=sys.stderr, flush=True)
-                results += importlib.import_module(SUBJECTS[subject]).measure(bench)
-    except KeyboardInterrupt:
-        return 130
-    except (OSError, subprocess.CalledProcessError, CgroupError, ContenderError) as error:
-        print(f"zstd: {error}", file=sys.stderr)
-        return 1
-    finally:
-        if results:
-            title = f"zstd level 3, {arguments.size}, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
-            print_report(title, results)
-            write_json(arguments.json, vars(arguments), devices, results)
-    return int(any(result.verdict == "problem" for result in results))
+    title = f"zstd level 3, {arguments.size}, cgroup of {arguments.limit}, rounds: {arguments.rounds}"
+    return run("zstd", arguments, SUBJECTS, title, int(FORMS * parse_size(arguments.size)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -97,6 +97,17 @@ def test_array_loaded_for_writing_is_written_to_the_file(path: Path, pager: umap
     assert (again == values).all()
 
 
+def test_array_that_the_tool_compressed_is_loaded_for_writing(tmp_path: Path, pager: umappy.Pager) -> None:
+    np.save(tmp_path / "x.npy", np.arange(100_000))
+    run_tool("zstd", "-q", tmp_path / "x.npy")
+    array = umappy.load(tmp_path / "x.npy.zst", "r+", pager=pager)
+    array[5] = -1
+    del array
+    again = umappy.load(tmp_path / "x.npy.zst", pager=pager)
+    assert again[5] == -1
+    assert (again[6:] == np.arange(6, 100_000)).all()
+
+
 def test_compressed_array_that_is_written_decodes_as_it_was_saved(tmp_path: Path, pager: umappy.Pager) -> None:
     path = tmp_path / "x.npy.zst"
     umappy.save(path, np.arange(1000))

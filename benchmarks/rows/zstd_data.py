@@ -1,8 +1,9 @@
 """What the rows on compression read and write: two kinds of data, and a file of each for umappy and its peers.
 
-Elements are uint64 that follow from their index; their sum modulo 2**52 is exact in whatever order it is added, and a
-float can hold it. All compress with zstd at level 3. Peers get the block sizes that suit them: blosc2 chunks of 1 MiB
-with blocks of 64 KiB, zarr chunks of 1 MiB, HDF5 chunks of 64 KiB.
+"3x" is a table: records of eight elements, one noise, three float64 of a few digits, four from a vocabulary; of "noise"
+all are noise. Elements are uint64 that follow from their index; their sum modulo 2**52 is exact in whatever order it
+is added, and a float can hold it. All compress with zstd at level 3. Peers get the block sizes that suit them: blosc2
+chunks of 1 MiB with blocks of 64 KiB, zarr chunks of 1 MiB, HDF5 chunks of 64 KiB.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from umappy.stores._zstd_pack import ZstdPack
 LEVEL = 3
 PAGE = 64 << 10
 CHUNK = 1 << 20
+WORDS = 60
 MODULUS = 1 << 52
 KINDS = ("3x", "noise")
 THREADS = 2
@@ -30,14 +32,22 @@ BLOCK = 1 << 20
 
 
 def compute(kind: str, start: int, stop: int, version: int = 0) -> NDArray[np.uint64]:
-    """The elements from `start` to before `stop`. "3x": the bytes of whole float64; "noise": all bits are a hash."""
-    places = np.arange(start, stop, dtype=np.uint64) + np.uint64(version << 40)
-    hashes = places * MULTIPLIER
-    hashes ^= hashes >> np.uint64(29)
-    hashes *= MULTIPLIER
+    """The elements from `start` to before `stop`, in one of the versions that they may be overwritten with."""
+    places = np.arange(start, stop, dtype=np.uint64)
+    noise = hash_each(places + np.uint64(version << 40))
     if kind == "noise":
-        return hashes ^ hashes >> np.uint64(32)
-    return (hashes >> np.uint64(48)).astype(np.float64).view(np.uint64)
+        return noise
+    inside = places % np.uint64(8)
+    words = hash_each((places >> np.uint64(3)) + np.uint64(version << 40)) % np.uint64(WORDS)
+    digits = (noise >> np.uint64(54)).astype(np.float64).view(np.uint64)
+    return np.where(inside < 1, noise, np.where(inside < 4, digits, hash_each(words * np.uint64(8) + inside)))
+
+
+def hash_each(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = values * MULTIPLIER
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= MULTIPLIER
+    return mixed ^ mixed >> np.uint64(32)
 
 
 def reduce(block: NDArray[np.uint64]) -> int:
@@ -100,7 +110,12 @@ def make_blosc2(data: DataFile, path: str) -> None:
         urlpath=path,
         chunks=(CHUNK // 8,),
         blocks=(PAGE // 8,),
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": LEVEL, "nthreads": THREADS},
+        cparams={
+            "codec": blosc2.Codec.ZSTD,
+            "clevel": LEVEL,
+            "nthreads": THREADS,
+            "filters": [blosc2.Filter.NOFILTER],  # shuffling bytes would do this data no good
+        },
         contiguous=False,
     )
     for start, stop, block in data.blocks():

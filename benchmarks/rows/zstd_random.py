@@ -18,8 +18,8 @@ COUNT = PAGE // 8
 
 
 def pick(size: int, reads: int) -> NDArray[np.int64]:
-    """Where they begin: at elements, not at pages."""
-    return np.random.default_rng(SEED).integers(0, size // 8 - COUNT, reads)
+    """Where they begin, in elements: at pages, which are the blocks of blosc2, too."""
+    return COUNT * np.random.default_rng(SEED).integers(0, size // PAGE, reads)
 
 
 def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int) -> dict[str, float]:

@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include "zmemory.h"
 
+#include <errno.h>
+
 #define PAGE 4096u
 #define PAGES 520u
 #define STATES 3u /* crashes looked at a call: nothing survived, everything, and this many more */
@@ -106,7 +108,36 @@ static void test_every_crash_leaves_the_last_flush_or_the_one_under_way(void) {
   free(image);
 }
 
+/* A file whose making was interrupted is none, or an empty one. */
+static void crash_young(zmemory *m) {
+  for (uint64_t odds = 0; odds <= 256; odds += 64) {
+    um_zstd_options options = {.path = "memory", .writable = 1, .level = 1, .size = UINT64_MAX};
+    um_store *store;
+    um_error error = {0};
+    uint8_t page[PAGE];
+    int result = zmemory_try(zmemory_crashed(m, odds, &seed), &options, &store, &error);
+    CHECK(result == 0 || result == -EMEDIUMTYPE || result == -UM_ECORRUPT);
+    if (result < 0)
+      continue;
+    CHECK_EQUAL(um_store_read(store, image_size - PAGE, page, PAGE, &error), 0);
+    CHECK(um_zstd_is_zero(page, PAGE));
+    CHECK_EQUAL(um_zstd_store_verify_frames(store, &error), 0);
+    CHECK_EQUAL(um_store_close(store, NULL), 0);
+  }
+  states++;
+}
+
+static void test_crash_while_a_file_is_made_leaves_none_or_an_empty_one(void) {
+  image_size = PAGES * (uint64_t)PAGE;
+  states = 0;
+  zmemory *m = zmemory_make();
+  m->crash = crash_young;
+  CHECK_EQUAL(um_store_close(open_memory(m, true, false), NULL), 0);
+  CHECK(states >= 4);
+}
+
 int main(void) {
+  test_crash_while_a_file_is_made_leaves_none_or_an_empty_one();
   test_every_crash_leaves_the_last_flush_or_the_one_under_way();
   return 0;
 }

@@ -17,6 +17,7 @@ typedef struct frail {
   uint64_t calls, fail_at, fail_count; /* calls that change the file; which fail */
   int code;                            /* 0: short writes */
   bool sync_failed;
+  bool fail_reads;
 } frail;
 
 static bool strikes(frail *f) {
@@ -26,6 +27,8 @@ static bool strikes(frail *f) {
 
 static int64_t frail_read(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset) {
   frail *f = (frail *)file;
+  if (f->fail_reads)
+    return -EIO;
   return f->inner->ops->read(f->inner, buffer, length > 1 && f->code == 0 ? length / 2 : length, offset);
 }
 
@@ -59,6 +62,11 @@ static int frail_measure(um_zstd_file *file, uint64_t *length, uint64_t *allocat
   return f->inner->ops->measure(f->inner, length, allocated);
 }
 
+static int frail_publish(um_zstd_file *file) {
+  frail *f = (frail *)file;
+  return strikes(f) && f->code ? -f->code : f->inner->ops->publish(f->inner);
+}
+
 static int frail_close(um_zstd_file *file) {
   frail *f = (frail *)file;
   return f->inner->ops->close(f->inner);
@@ -70,6 +78,7 @@ static const um_zstd_file_ops frail_ops = {.read = frail_read,
                                            .truncate = frail_truncate,
                                            .punch = frail_punch,
                                            .measure = frail_measure,
+                                           .publish = frail_publish,
                                            .close = frail_close};
 
 static um_zstd_options options_of(const zrig *z) {
@@ -212,7 +221,81 @@ static void test_short_writes_and_reads_are_not_noticed(void) {
   check_calls(0, UINT64_MAX, 100);
 }
 
+/* Of the index, and of pages. What could not be read can be when the disk is well again. */
+static void test_failing_reads_name_the_page_and_pass(void) {
+  zrig z;
+  frail f = {.fail_at = UINT64_MAX};
+  um_error error = {0};
+  uint8_t got[PAGE];
+  zrig_new(&z, PAGES * (uint64_t)PAGE, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  zrig_close(&z);
+  CHECK_EQUAL(open_frail(&z, &f), 0);
+  for (uint64_t page = 0; page < PAGES; page += 100) {
+    for (int i = 0; i < 2; i++) { /* first its leaf, then itself */
+      f.fail_reads = true;
+      CHECK_EQUAL(um_store_read(z.store, page * PAGE, got, PAGE, &error), -EIO);
+      CHECK(error.code == EIO && error.offset <= page * PAGE && strstr(error.text, z.path));
+      CHECK_EQUAL(um_store_write(z.store, page * PAGE + 1, got, 1, &error), -EIO); /* needs the rest of the page */
+      f.fail_reads = false;
+      CHECK_EQUAL(um_store_read(z.store, page * PAGE, got, PAGE, &error), 0);
+      CHECK(memcmp(got, z.image + page * PAGE, PAGE) == 0);
+    }
+  }
+  zrig_check_image(&z);
+  zrig_end(&z);
+}
+
+/* Returns whether it was packed before a call was struck. */
+static bool try_pack(zrig *z, frail *f) {
+  um_error error = {0};
+  um_zstd_pack_options options = {.path = z->path, .level = 1, .page_size = PAGE, .threads = 2};
+  um_zstd_pack *pack;
+  CHECK_EQUAL(um_zstd_file_temporary(z->path, &f->inner, &error), 0);
+  f->file = (um_zstd_file){&frail_ops, f->inner->path};
+  int result = um_zstd_pack_open_on(&f->file, &options, &pack, &error);
+  if (result < 0) {
+    f->inner->ops->close(f->inner);
+    return false;
+  }
+  for (uint64_t at = 0; result == 0 && at < z->size; at += 64 * PAGE)
+    result = um_zstd_pack_write(pack, z->image + at, z->size - at < 64 * PAGE ? z->size - at : 64 * PAGE, &error);
+  if (result == 0)
+    result = um_zstd_pack_finish(pack, &error);
+  else
+    um_zstd_pack_abort(pack);
+  CHECK(result == 0 || (result == -f->code && error.code == f->code && error.text[0]));
+  return result == 0;
+}
+
+static void test_failing_calls_while_packing_leave_the_old_file(void) {
+  zrig z;
+  char command[256];
+  zrig_new(&z, PAGES * (uint64_t)PAGE, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  zrig_close(&z);
+  snprintf(command, sizeof(command), "test -z \"$(ls %s.umappy-* 2>/dev/null)\"", z.path);
+  uint64_t n = 0;
+  for (bool packed = false; !packed; n++) {
+    frail f = {.fail_at = n, .fail_count = 1, .code = ENOSPC};
+    packed = try_pack(&z, &f);
+    um_zstd_info info;
+    zrig_open(&z, false);
+    um_zstd_store_info(z.store, &info);
+    CHECK_EQUAL(info.packed, packed);
+    zrig_check_image(&z);
+    zrig_close(&z);
+    CHECK_EQUAL(system(command), 0);
+  }
+  CHECK(n > 5);
+  zrig_end(&z);
+}
+
 int main(void) {
+  test_failing_calls_while_packing_leave_the_old_file();
+  test_failing_reads_name_the_page_and_pass();
   test_one_failing_call_loses_nothing_that_was_flushed();
   test_failures_that_last_lose_nothing_that_was_flushed();
   test_failures_that_pass_leave_the_store_usable();

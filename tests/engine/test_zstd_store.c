@@ -218,6 +218,30 @@ static void test_reader_finds_what_a_writer_flushed_meanwhile(void) {
   zrig_end(&z);
 }
 
+static void test_reader_of_what_became_longer_reads_what_it_knew_of(void) {
+  zrig z;
+  um_store *reader;
+  um_error error;
+  zrig_new(&z, 200 * (uint64_t)PAGE + 100, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  um_zstd_options options = {.path = z.path, .level = 3, .size = UINT64_MAX};
+  CHECK_EQUAL(um_zstd_store_open(&options, &reader, &error), 0);
+  uint64_t size = z.size;
+  zrig_grow(&z, 400 * (uint64_t)PAGE); /* a level more */
+  for (uint64_t turn = 2; turn < 8; turn++) {
+    zrig_write(&z, 0, z.size, turn);
+    zrig_flush(&z);
+  }
+  uint8_t *got = malloc(size);
+  CHECK_EQUAL(um_store_size(reader), size);
+  CHECK_EQUAL(um_store_read(reader, 0, got, size, &error), 0);
+  CHECK(memcmp(got + 200 * PAGE, z.image + 200 * PAGE, 100) == 0);
+  free(got);
+  CHECK_EQUAL(um_store_close(reader, NULL), 0);
+  zrig_end(&z);
+}
+
 static void test_forked_child_lets_go_of_the_lock(void) {
   zrig z;
   zrig_new(&z, 10 * PAGE, PAGE);
@@ -270,6 +294,7 @@ int main(void) {
   test_parts_of_one_page_written_at_once_all_stay();
   test_second_writer_is_refused_and_readers_are_not();
   test_reader_finds_what_a_writer_flushed_meanwhile();
+  test_reader_of_what_became_longer_reads_what_it_knew_of();
   test_forked_child_lets_go_of_the_lock();
   test_wrong_options_name_the_value();
   return 0;

@@ -4,7 +4,7 @@
 
 #include "zrig.h"
 
-#define ZMEMORY_ROOM (8u << 20) /* bytes it can hold */
+#define ZMEMORY_ROOM (3u << 20) /* bytes it can hold */
 #define ZMEMORY_LENGTH UINT64_MAX
 
 typedef struct zchange {

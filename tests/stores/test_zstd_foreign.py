@@ -126,6 +126,16 @@ def test_foreign_file_maps_in_a_small_pager(foreign: Path) -> None:
         region.close()
 
 
+def test_caches_of_a_mapped_file_come_out_of_the_budget(path: Path) -> None:
+    make_by_frames(50_000)(path)
+    with umappy.Pager("64MiB", fillers=2, evictors=1) as pager:
+        before = pager.stats().overhead
+        region = umappy.umap(path, pager=pager, readahead=False)
+        assert 1 << 20 <= pager.stats().overhead - before <= (64 << 20) // 8
+        region.close()
+        assert pager.stats().overhead == before
+
+
 def test_foreign_file_verifies_as_whole(foreign: Path) -> None:
     with ZstdStore(foreign) as store:
         assert store.verify() == []

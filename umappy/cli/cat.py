@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from umappy._sort.progress import open_report
-from umappy.cli.compressed import map_in_order, open_compressed, read_dictionary_file
+from umappy.cli.compressed import add_input, map_in_order, open_input
 from umappy.cli.failure import CommandError
 
 
@@ -19,8 +19,7 @@ def add_parser(commands: Any) -> None:
         description="Writes to stdout what a compressed file holds now, decompressed on all processors. `zstd -d` "
         "gives what it held when it was packed.",
     )
-    parser.add_argument("input", metavar="FILE.zst")
-    parser.add_argument("--dictionary", metavar="FILE", help="the dictionary of a file that does not hold its own")
+    add_input(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -29,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     descriptor = sys.stdout.fileno()
     if os.isatty(descriptor):
         raise CommandError("stdout is a terminal: send it to a file or a pipe", 2)
-    with open_compressed(arguments.input, read_dictionary_file(arguments.dictionary)) as store:
+    with open_input(arguments) as store:
 
         def read(offset: int, length: int) -> bytearray:
             buffer = bytearray(length)

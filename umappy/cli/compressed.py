@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import os
 import warnings
@@ -20,12 +21,22 @@ SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
 Result = TypeVar("Result")
 
 
+def open_input(arguments: argparse.Namespace) -> ZstdStore:
+    return open_compressed(arguments.input, read_dictionary_file(arguments.dictionary))
+
+
 def open_compressed(path: str, dictionary: bytes | None) -> ZstdStore:
     """Opens for reading. Frames that take much memory to decode are no reason to refuse here, nor is reading at random
     slow for who goes through a file once. A file that keeps its dictionary takes no other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZstdCostWarning)
         return ZstdStore(path, dictionary=dictionary, _lenient=True)
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """The file, and the dictionary that files of others may need."""
+    parser.add_argument("input", metavar="FILE.zst")
+    parser.add_argument("--dictionary", metavar="FILE", help="the dictionary of a file that does not hold its own")
 
 
 def read_dictionary_file(path: str | None) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from umappy.cli.compressed import open_compressed, read_dictionary_file
+from umappy.cli.compressed import add_input, open_input
 from umappy.cli.table import print_table
 from umappy.sizes import format_size
 from umappy.stores import ForeignInfo, ZstdInfo
@@ -17,14 +17,13 @@ def add_parser(commands: Any) -> None:
         help="tell what a compressed file holds",
         description="Tells the sizes of a compressed file, whether it is packed, and what packing would gain.",
     )
-    parser.add_argument("input", metavar="FILE.zst")
-    parser.add_argument("--dictionary", metavar="FILE", help="the dictionary of a file that does not hold its own")
+    add_input(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     path = arguments.input
-    with open_compressed(path, read_dictionary_file(arguments.dictionary)) as store:
+    with open_input(arguments) as store:
         if store.foreign is not None:
             rows, hint = _list_foreign(store.foreign), _hint_foreign(path, store.foreign)
         else:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from umappy._sort.progress import open_report
-from umappy.cli.compressed import BLOCK, map_in_order, open_compressed, read_dictionary_file
+from umappy.cli.compressed import BLOCK, add_input, map_in_order, open_input
 from umappy.errors import StoreError
 from umappy.sizes import format_size
 
@@ -20,15 +20,14 @@ def add_parser(commands: Any) -> None:
         description="Reads every page of a compressed file, checks every checksum, on all processors, and lists "
         "what is damaged. Exit status: 0 whole, 1 damaged.",
     )
-    parser.add_argument("input", metavar="FILE.zst")
-    parser.add_argument("--dictionary", metavar="FILE", help="the dictionary of a file that does not hold its own")
+    add_input(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar, and nothing on stdout if it is whole")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     damaged = 0
-    with open_compressed(arguments.input, read_dictionary_file(arguments.dictionary)) as store:
+    with open_input(arguments) as store:
         page_size = store.page_size
         try:
             store.verify_frames()

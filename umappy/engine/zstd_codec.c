@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define KEEP_MAX 64u
+#define IGNORE_CHECKSUM 1002     /* ZSTD_d_forceIgnoreChecksum, since 1.4.9 */
 #define CONTEXT_GUESS (2u << 20) /* bytes of a compressor and a decompressor, where the library does not tell */
 
 int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, um_error *error) {
@@ -144,9 +145,13 @@ static um_zstd_dctx *make_dctx(um_zstd_codec *codec) {
 }
 
 int64_t um_zstd_decompress(um_zstd_codec *codec, um_zstd_context *context, void *to, uint64_t room, const void *from,
-                           uint64_t length) {
+                           uint64_t length, bool deep) {
   if (!context->dctx && !(context->dctx = make_dctx(codec)))
     return -ENOMEM;
+  if (context->lax == deep) { /* libraries that do not know it check always */
+    codec->library->dctx_set(context->dctx, IGNORE_CHECKSUM, !deep);
+    context->lax = !deep;
+  }
   size_t result = codec->library->decompress(context->dctx, to, room, from, length);
   if (!codec->library->is_error(result))
     return (int64_t)result;

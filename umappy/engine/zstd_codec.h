@@ -12,6 +12,7 @@ typedef struct um_zstd_context {
   struct um_zstd_context *next; /* idle ones; codec->lock */
   um_zstd_cctx *cctx;           /* made when first wanted, and so the rest */
   um_zstd_dctx *dctx;
+  bool lax;        /* dctx passes by the checksums in frames */
   uint8_t *buffer; /* for records */
   uint64_t room;   /* bytes of it */
   uint8_t *page;   /* page_size bytes */
@@ -41,12 +42,13 @@ void um_zstd_context_give(um_zstd_codec *codec, um_zstd_context *context);
 uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes); /* the buffer, that large at least; or NULL */
 uint8_t *um_zstd_context_page(um_zstd_codec *codec, um_zstd_context *context); /* or NULL */
 
-/* One frame; `room` is enough where it is um_zstd_bound. Bytes, or -errno. */
+/* One frame; `deep`: its own checksum too, where it has one. `room` is enough where it is um_zstd_bound. Bytes, or
+ * -errno. */
 uint64_t um_zstd_bound(const um_zstd_codec *codec, uint64_t length);
 int64_t um_zstd_compress(um_zstd_codec *codec, um_zstd_context *context, void *to, uint64_t room, const void *from,
                          uint64_t length);
 int64_t um_zstd_decompress(um_zstd_codec *codec, um_zstd_context *context, void *to, uint64_t room, const void *from,
-                           uint64_t length);
+                           uint64_t length, bool deep);
 
 bool um_zstd_is_zero(const void *bytes, uint64_t length);
 

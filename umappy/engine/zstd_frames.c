@@ -17,10 +17,10 @@ static uint64_t read_window(unsigned char descriptor) {
 
 int um_zstd_header_parse(const unsigned char *bytes, uint64_t size, um_zstd_header *header) {
   static const uint8_t content_lengths[] = {0, 2, 4, 8}, dictionary_lengths[] = {0, 1, 2, 4};
+  if (size >= 4 && read_little(bytes, 4) != UM_ZSTD_MAGIC)
+    return -UM_ECORRUPT;
   if (size < 5)
     return -UM_ETRUNCATED;
-  if (read_little(bytes, 4) != UM_ZSTD_MAGIC)
-    return -UM_ECORRUPT;
   unsigned descriptor = bytes[4];
   bool single = descriptor >> 5 & 1;
   if (descriptor >> 3 & 1) /* reserved */

@@ -171,7 +171,7 @@ void um_zstd_log_give(um_zstd_store *store, uint64_t offset, uint64_t length, en
     log->base_pending[when] += length; /* in the base nothing is of this epoch */
   } else {
     uint32_t bytes = (uint32_t)um_zstd_align(length);
-    if (!segment || segment->held < bytes) {
+    if (!segment || segment->held - segment->pending[0] - segment->pending[1] < bytes) {
       /* The segment table counted too little, which reading it checks; never make more of it. */
     } else if (when == UM_ZSTD_NOW) {
       um_zstd_space_die(log, segment, offset, bytes);

@@ -30,7 +30,7 @@ int um_zstd_store_begin(um_zstd_file *file, um_zstd_super *super, um_zstd_store 
   if (!*store)
     return REFUSE(ENOMEM, "%s: %s", file->path, strerror(ENOMEM));
   int result = um_zstd_store_take(*store, super, super->level, error);
-  if (result == 0 && !((*store)->index.root = um_zstd_root_load(*store, &super->root, error)))
+  if (result == 0 && !((*store)->index.root = um_zstd_root_load(*store, super, error)))
     result = -ENOMEM;
   return result;
 }

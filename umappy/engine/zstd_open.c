@@ -126,8 +126,9 @@ static int load_dictionary(um_zstd_store *self, um_error *error) {
   return result < 0 ? um_zstd_fail(self, result, UM_OP_OPEN, 0, 0, "the dictionary", error) : 0;
 }
 
-um_zstd_node *um_zstd_root_load(um_zstd_store *self, const um_zstd_place *place, um_error *error) {
-  uint32_t levels = um_zstd_levels(self->page_count);
+um_zstd_node *um_zstd_root_load(um_zstd_store *self, const um_zstd_super *super, um_error *error) {
+  const um_zstd_place *place = &super->root;
+  uint32_t levels = um_zstd_levels((super->size + super->page_size - 1) / super->page_size);
   um_zstd_node *root = um_zstd_node_make(&self->index, NULL, levels - 1, 0);
   int result = root ? 0 : -ENOMEM;
   if (result == 0 && place->offset != 0)
@@ -152,7 +153,7 @@ static int load(um_zstd_store *self, const um_zstd_super *super, int32_t level, 
     result = load_dictionary(self, error);
   if (result == 0 && self->foreign)
     result = um_zstd_foreign_load(self, error);
-  if (result == 0 && !(self->index.root = um_zstd_root_load(self, &super->root, error)))
+  if (result == 0 && !(self->index.root = um_zstd_root_load(self, super, error)))
     result = -(error ? error->code : UM_ECORRUPT);
   return result;
 }
@@ -332,9 +333,8 @@ bool um_zstd_store_reload(um_zstd_store *self, uint64_t seen) {
   if (!changed && find_supers(self->file, &f, &error) == 0) {
     int which = choose(self->file, &f, &error);
     const um_zstd_super *super = which < 0 ? NULL : &f.supers[which];
-    if (super && super->generation > seen && super->size == self->image &&
-        memcmp(super->uuid, self->uuid, sizeof(self->uuid)) == 0) {
-      um_zstd_node *root = um_zstd_root_load(self, &super->root, &error);
+    if (super && super->generation > seen && memcmp(super->uuid, self->uuid, sizeof(self->uuid)) == 0) {
+      um_zstd_node *root = um_zstd_root_load(self, super, &error);
       if (root) {
         um_zstd_index_replace(&self->index, root);
         atomic_store(&self->generation, super->generation);

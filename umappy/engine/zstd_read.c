@@ -5,7 +5,10 @@
  *
  * Race: between looking up and reading, the page, or its record's place, may become another's: a flush compacts, a
  * neighbouring part of the page is written. What was read does not verify then, and the entry is no longer the same:
- * look again. An entry that stayed the same is damage. */
+ * look again. An entry that stayed the same is damage.
+ *
+ * What was verified as it is stored is not held against zstd's own checksum, which costs 8 to 30 % of decompressing;
+ * only umappy verify does that. */
 #include "zstd_store.h"
 
 #include "xxh64.h"
@@ -26,6 +29,7 @@ typedef struct reading {
   uint64_t offset, length; /* bytes of the image */
   uint8_t *to;
   um_error *error;
+  bool deep; /* zstd's checksums too */
 } reading;
 
 static bool is_stored(const um_zstd_entry *entry) {
@@ -41,17 +45,17 @@ static bool verify(const um_zstd_store *store, uint64_t page, const um_zstd_entr
          (header->kind == UM_ZSTD_PAGE_FRAME || header->kind == UM_ZSTD_PAGE_RAW);
 }
 
-/* Stored bytes, verified, into room for the page. */
-static int decode(reading *r, uint64_t page, const um_zstd_entry *entry, const uint8_t *stored, uint8_t *to) {
+/* Stored bytes, verified, and zeros behind them. */
+static int decode(reading *r, uint64_t page, const um_zstd_entry *entry, const uint8_t *stored, uint8_t *to,
+                  uint64_t room) {
   um_zstd_record header = {.kind = UM_ZSTD_PAGE_FRAME, .length = entry->length};
   if (!verify(r->store, page, entry, stored, &header))
     return -UM_ECORRUPT;
   if (entry->kind == UM_ZSTD_RECORD)
     stored += UM_ZSTD_RECORD_HEADER;
-  uint64_t room = um_zstd_page_length(r->store, page);
   int64_t count = header.length;
   if (header.kind == UM_ZSTD_PAGE_FRAME)
-    count = um_zstd_decompress(&r->store->codec, r->context, to, room, stored, header.length);
+    count = um_zstd_decompress(&r->store->codec, r->context, to, room, stored, header.length, r->deep);
   else if (header.length <= room)
     memcpy(to, stored, header.length);
   if (count < 0 || (uint64_t)count > room)
@@ -79,10 +83,12 @@ static int put(reading *r, uint64_t page, const um_zstd_entry *entry, const uint
     memset(to, 0, count);
     return 0;
   }
-  if (count == um_zstd_page_length(r->store, page))
-    return decode(r, page, entry, stored, to);
+  uint32_t size = r->store->codec.page_size;
+  /* For a reader the last page may have become longer meanwhile. */
+  if (count == size || (count == um_zstd_page_length(r->store, page) && r->store->store.writable))
+    return decode(r, page, entry, stored, to, count);
   uint8_t *whole = um_zstd_context_page(&r->store->codec, r->context);
-  int result = whole ? decode(r, page, entry, stored, whole) : -ENOMEM;
+  int result = whole ? decode(r, page, entry, stored, whole, size) : -ENOMEM;
   if (result == 0)
     memcpy(to, whole + skip, count);
   return result;
@@ -205,13 +211,15 @@ int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length
   return result;
 }
 
-int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, um_error *error) {
+int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, bool deep,
+                      um_error *error) {
   reading r = {.store = store,
                .context = context,
                .offset = page << store->page_shift,
                .length = um_zstd_page_length(store, page),
                .to = to,
-               .error = error};
+               .error = error,
+               .deep = deep};
   return read_pages(&r, page, 1);
 }
 

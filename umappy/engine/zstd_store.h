@@ -166,7 +166,7 @@ um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable); /* NULL: n
 void um_zstd_store_free(um_zstd_store *store);                        /* all but the file */
 int um_zstd_store_take(um_zstd_store *store, const um_zstd_super *super, int32_t level,
                        um_error *error); /* what follows from the superblock alone */
-um_zstd_node *um_zstd_root_load(um_zstd_store *store, const um_zstd_place *place, um_error *error); /* or NULL */
+um_zstd_node *um_zstd_root_load(um_zstd_store *store, const um_zstd_super *super, um_error *error); /* or NULL */
 /* A record that a superblock refers to, to be freed, or NULL with error filled. */
 uint8_t *um_zstd_record_read(um_zstd_store *store, const um_zstd_place *place, uint32_t kind, const char *what,
                              um_error *error);
@@ -251,7 +251,8 @@ int um_zstd_super_write(um_zstd_store *store, int which, um_error *error); /* an
 /* zstd_read.c */
 int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
 /* A page, into room for all of it, from the file and checked. */
-int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, um_error *error);
+int um_zstd_page_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, uint8_t *to, bool deep,
+                      um_error *error);
 /* The stored bytes of a page, as its entry has them, in context->buffer, checked. 1: it has none, it is zeros. */
 int um_zstd_stored_read(um_zstd_store *store, um_zstd_context *context, uint64_t page, um_zstd_entry *entry,
                         um_error *error);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64_t *page, um_error *error) {
@@ -14,14 +15,15 @@ int um_zstd_store_verify(um_store *store, uint64_t first, uint64_t count, uint64
     return um_error_set(error, EINVAL, UM_OP_READ, 0, 0, "%" PRIu64 " pages from %" PRIu64 " pass the last, %" PRIu64,
                         count, first, self->page_count);
   um_zstd_context *context = um_zstd_context_take(&self->codec);
-  uint8_t *to = context ? um_zstd_context_page(&self->codec, context) : NULL;
-  int result = to ? 0 : um_zstd_fail(self, -ENOMEM, UM_OP_READ, 0, 0, "verifying", error);
+  uint8_t *to = malloc(self->codec.page_size);
+  int result = to && context ? 0 : um_zstd_fail(self, -ENOMEM, UM_OP_READ, 0, 0, "verifying", error);
   for (*page = first; result == 0 && *page < end;) {
-    result = um_zstd_page_read(self, context, *page, to, error);
+    result = um_zstd_page_read(self, context, *page, to, true, error);
     *page += result == 0;
   }
   if (context)
     um_zstd_context_give(&self->codec, context);
+  free(to);
   return result;
 }
 

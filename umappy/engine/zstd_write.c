@@ -137,7 +137,8 @@ static int add_part(writing *w, uint64_t page, uint64_t skip, const uint8_t *byt
   if (result < 0)
     return fail(w, page, result, "waiting for another write to the same page");
   uint8_t *whole = malloc(w->store->codec.page_size);
-  result = whole ? um_zstd_page_read(w->store, w->context, page, whole, w->error) : fail(w, page, -ENOMEM, "writing");
+  result =
+      whole ? um_zstd_page_read(w->store, w->context, page, whole, false, w->error) : fail(w, page, -ENOMEM, "writing");
   if (result == 0) {
     memcpy(whole + skip, bytes, length);
     result = add_page(w, page, whole);
