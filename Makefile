@@ -15,7 +15,7 @@ PIP_INSTALL = bin/python -m pip --disable-pip-version-check install --quiet
 ENGINE := umappy/engine/build.py $(wildcard umappy/engine/*.c umappy/engine/*.h)
 PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
-C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch])
+C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
 .PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy stress bench-sort bench-targets bench-zstd packages clean
 

@@ -4,6 +4,26 @@
 #include <errno.h>
 
 #define SECTOR 512u
+#define SPARES 16u
+
+/* Buffers of files that were closed, zero again: fresh memory costs more than all else a test does with a file. */
+static uint8_t *spares[SPARES];
+static unsigned spare_count;
+
+static uint8_t *take_buffer(void) {
+  uint8_t *buffer = spare_count ? spares[--spare_count] : calloc(1, ZMEMORY_ROOM);
+  CHECK(buffer);
+  return buffer;
+}
+
+static void give_buffer(uint8_t *buffer, uint64_t used) {
+  if (spare_count == SPARES) {
+    free(buffer);
+    return;
+  }
+  memset(buffer, 0, used);
+  spares[spare_count++] = buffer;
+}
 
 static void note(zmemory *m, uint64_t offset, const void *bytes, uint64_t length) {
   if (m->crash)
@@ -32,6 +52,7 @@ static int64_t memory_write(um_zstd_file *file, const void *buffer, uint64_t len
   note(m, offset, buffer, length);
   memcpy(m->bytes + offset, buffer, length);
   m->length = m->length < offset + length ? offset + length : m->length;
+  m->reach = m->reach < m->length ? m->length : m->reach;
   return (int64_t)length;
 }
 
@@ -58,6 +79,7 @@ static int memory_truncate(um_zstd_file *file, uint64_t length) {
   if (length < m->length)
     memset(m->bytes + length, 0, m->length - length);
   m->length = length;
+  m->reach = m->reach < length ? length : m->reach;
   return 0;
 }
 
@@ -77,8 +99,10 @@ static int memory_close(um_zstd_file *file) {
   zmemory *m = (zmemory *)file;
   forget(m);
   free(m->changes);
-  free(m->bytes);
-  free(m->durable);
+  uint64_t used = m->length < m->durable_length ? m->durable_length : m->length;
+  used = used < m->reach ? m->reach : used;
+  give_buffer(m->bytes, used);
+  give_buffer(m->durable, used);
   free(m);
   return 0;
 }
@@ -95,9 +119,8 @@ zmemory *zmemory_make(void) {
   zmemory *m = calloc(1, sizeof(*m));
   CHECK(m);
   m->file = (um_zstd_file){&memory_ops, "memory"};
-  m->bytes = calloc(1, ZMEMORY_ROOM);
-  m->durable = calloc(1, ZMEMORY_ROOM);
-  CHECK(m->bytes && m->durable);
+  m->bytes = take_buffer();
+  m->durable = take_buffer();
   return m;
 }
 

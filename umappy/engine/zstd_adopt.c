@@ -189,5 +189,9 @@ int um_zstd_foreign_read(um_zstd_store *self, uint64_t offset, void *buffer, uin
   if (held > length)
     held = length;
   memset((char *)buffer + held, 0, length - held);
-  return held ? um_store_read(self->frames, offset, buffer, held, error) : 0;
+  int result = held ? um_store_read(self->frames, offset, buffer, held, error) : 0;
+  if (result == -EINVAL ||
+      result == -EFBIG) /* it asks for a dictionary, or for more memory: when it was adopted it did not */
+    return um_zstd_fail(self, -UM_ECORRUPT, UM_OP_READ, offset, held, "the header of a frame", error);
+  return result;
 }
