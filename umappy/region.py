@@ -422,7 +422,7 @@ class Region(mmap.mmap):
             super().resize(-1)
         except BufferError:
             return True
-        except ValueError:
+        except (ValueError, TypeError):  # the size is wrong; one that is only read has none that is right
             pass
         return False
 

@@ -41,7 +41,7 @@ static void ask_and_wait(const rig *r, uint64_t first) {
   CHECK_EQUAL(rig_state(r, first + pages_of(r) - 1), UM_PAGE_STANDBY);
 }
 
-static void open_rig(rig *r, uint64_t page_size, bool read_only) {
+static void open_rig_at(rig *r, uint64_t page_size, bool read_only, uint64_t skew) {
   rig_open(r, &(rig_options){.size = 16 * MIB,
                              .page_size = page_size,
                              .memory = MEMORY,
@@ -49,9 +49,13 @@ static void open_rig(rig *r, uint64_t page_size, bool read_only) {
                              .evictors = 2,
                              .faults = true,
                              .latch = true,
-                             .skew = UM_CHUNK, /* none: aligned */
+                             .skew = skew,
                              .read_only = read_only});
   CHECK(r->region->chunks);
+}
+
+static void open_rig(rig *r, uint64_t page_size, bool read_only) {
+  open_rig_at(r, page_size, read_only, UM_CHUNK); /* aligned */
 }
 
 static void check_chunk(const rig *r, uint64_t first) {
@@ -83,6 +87,28 @@ static void test_standby_touched_in_a_region_that_is_only_read_needs_no_store(vo
   take_back_to_read(4 * KIB);
   take_back_to_read(64 * KIB);
   take_back_to_read(2 * MIB);
+}
+
+/* Where the kernel maps a file whose size is no multiple of 2 MiB: at any 4 KiB. */
+static void test_standby_where_pages_begin_anywhere_is_taken_back_whole(void) {
+  for (int read_only = 0; read_only < 2; read_only++) {
+    rig r;
+    open_rig_at(&r, 64 * KIB, read_only, 28 * KIB);
+    uint64_t first = first_chunk(&r);
+    ask_and_wait(&r, first);
+    CHECK_EQUAL(rig_read(&r, (first + 5) * 64 * KIB), rig_word((first + 5) * 64 * KIB));
+    check_chunk(&r, first);
+    CHECK_EQUAL(latch_calls(r.latch, UM_OP_READ), 1);
+    if (!read_only) {
+      rig_write(&r, first * 64 * KIB, 1);
+      CHECK_EQUAL(rig_flush(&r), 0);
+      CHECK_EQUAL(rig_file_word(&r, first * 64 * KIB), 1);
+    }
+    CHECK_EQUAL(rig_evict(&r, 0, r.size), 0);
+    CHECK_EQUAL(rig_read(&r, first * 64 * KIB + 8), rig_word(first * 64 * KIB + 8));
+    rig_close(&r);
+    rig_end(&r);
+  }
 }
 
 static void take_back_to_write(uint64_t page_size, bool write_first) {
@@ -270,7 +296,8 @@ static void read_ends(uint64_t skew, uint64_t page_size, bool read_only) {
     whole += state == UM_PAGE_STANDBY;
   }
   CHECK_EQUAL(whole % n, 0);
-  CHECK_EQUAL(whole * page_size, r.region->chunks ? (r.mapped - (UM_CHUNK - skew)) / UM_CHUNK * UM_CHUNK : 0);
+  uint64_t before = (UM_CHUNK - skew / page_size * page_size) % UM_CHUNK; /* in pages, wherever these begin */
+  CHECK_EQUAL(whole * page_size, r.region->chunks ? (r.mapped - before) / UM_CHUNK * UM_CHUNK : 0);
   for (uint64_t offset = 0; offset + 8 <= r.size; offset += 8)
     CHECK_EQUAL(rig_read(&r, offset), rig_word(offset));
   if (!read_only)
@@ -289,7 +316,7 @@ static void test_standby_ends_of_a_region_that_is_not_aligned_are_right(void) {
   read_ends(4 * KIB, 4 * KIB, true);
   read_ends(1 * MIB, 64 * KIB, false);
   read_ends(UM_CHUNK - 4 * KIB, 4 * KIB, false);
-  read_ends(12 * KIB, 64 * KIB, false); /* pages across chunks: none is used */
+  read_ends(12 * KIB, 64 * KIB, false); /* pages across the kernel's huge pages */
 }
 
 static void test_standby_dropped_in_part_by_its_user_comes_back(void) {
@@ -417,6 +444,7 @@ int main(void) {
   watchdog_start(20);
   RUN(test_standby_touched_in_a_region_that_is_only_read_needs_no_store);
   RUN(test_standby_touched_in_a_region_that_is_written_sees_every_write);
+  RUN(test_standby_where_pages_begin_anywhere_is_taken_back_whole);
   RUN(test_standby_evicted_by_its_owner_is_read_again);
   RUN(test_standby_left_at_close_is_given_back);
   RUN(test_standby_does_not_let_the_gate_close_while_it_is_being_read);

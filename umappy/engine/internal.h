@@ -132,6 +132,7 @@ struct um_region {
   bool writable;                  /* constant */
   bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
   bool moves;                     /* constant: and change places with a chunk's memory */
+  uint32_t skew;                  /* constant: bytes that those lengths lie behind multiples of a chunk; below a page */
   struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
   uint32_t trace_id;              /* constant */
   uint64_t store_memory;          /* bytes reserved for the store's caches; constant */
@@ -337,7 +338,8 @@ static inline uint64_t um_chunk_pages(const um_region *r) {
 /* The first page of the chunk's length of address range that the page is in; where r->chunks. May lie before the
  * region. */
 static inline uint64_t um_chunk_first(const um_region *r, uint64_t page) {
-  return (uint64_t)((int64_t)((um_page_address(r, page) & ~(uintptr_t)(UM_CHUNK - 1)) - r->address) >> r->page_shift);
+  uintptr_t start = (um_page_address(r, page) - r->skew) & ~(uintptr_t)(UM_CHUNK - 1);
+  return (uint64_t)((int64_t)(start + r->skew - r->address) >> r->page_shift);
 }
 
 /* budget.c */

@@ -106,7 +106,8 @@ static int prepare_memory(um_region *r) {
 static void choose_ways(um_region *r) {
   um_pager *p = r->pager;
   r->chunks = p->memory >= UM_CHUNKS_READ * (uint64_t)UM_CHUNK && r->page_size <= UM_CHUNK &&
-              r->address % r->page_size == 0 && (!um_blocks_tracked(r) || r->page_size == UM_CHUNK);
+              (!um_blocks_tracked(r) || r->page_size == UM_CHUNK);
+  r->skew = (uint32_t)(r->address % r->page_size);
   r->moves = p->mechanism->moves && r->page_size <= UM_CHUNK;
   if (r->moves && !r->writable && mprotect((void *)r->address, r->mapped, PROT_READ | PROT_WRITE))
     r->moves = false;
@@ -118,7 +119,7 @@ static int make_readahead(um_region *r) {
   um_readahead_limits limits = {
       .page_count = r->page_count,
       .run_pages = (uint32_t)um_max(1, run >> r->page_shift),
-      .align_pages = (uint32_t)((r->address & (run - 1)) >> r->page_shift),
+      .align_pages = (uint32_t)(((r->address - r->skew) & (run - 1)) >> r->page_shift),
       .window_pages = (uint32_t)(window >> r->page_shift),
       .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
       .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
