@@ -16,7 +16,7 @@ typedef struct zmemory {
   um_zstd_file file;
   uint8_t *bytes, *durable; /* as the store sees it; as of the last sync */
   uint64_t length, durable_length;
-  uint64_t reach; /* the longest it was */
+  uint64_t reach;   /* the longest it was */
   zchange *changes; /* since */
   uint64_t count, room;
   void (*crash)(struct zmemory *); /* called before every change and sync; NULL: never */
