@@ -1,4 +1,4 @@
-"""Files that earlier versions of umappy wrote are read and written for ever; tests/helpers/golden_files.py made them."""
+"""Files of earlier versions of umappy are read and written for ever; tests/helpers/golden_files.py made them."""
 
 from pathlib import Path
 
