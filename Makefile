@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy stress bench-sort bench-targets bench-zstd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz stress bench-sort bench-targets bench-zstd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -25,6 +25,9 @@ help:
 	@echo 'make test-python       the tests of the package alone                          (PYTEST="-k flush")'
 	@echo 'make test-python-copy  those that page, where pages are copied and not moved'
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
+	@echo 'make test-crash        crashes, kill -9, failures and damage of compressed files  (SANITIZE=address)'
+	@echo 'make crash             the same for long: kill -9 so many times, random crashes (KILLS=5000 STATES=50)'
+	@echo 'make fuzz              files that nobody would write, as compressed files       (FUZZ_SECONDS=3600)'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
@@ -35,7 +38,7 @@ help:
 demo: .venv/installed
 	.venv/bin/umappy demo $(DEMO)
 
-test: lint test-engine test-python
+test: lint test-engine test-crash test-python
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check .
@@ -56,6 +59,18 @@ test-engine-asan: packages
 
 test-engine-tsan: packages
 	$(MAKE) -j $(JOBS) -C tests/engine test SANITIZE=thread
+
+test-crash: packages
+	$(MAKE) -j $(JOBS) -C tests/crash test SANITIZE=$(SANITIZE)
+
+KILLS ?= 5000
+STATES ?= 50
+FUZZ_SECONDS ?= 3600
+crash: packages
+	$(MAKE) -C tests/crash kill states KILLS=$(KILLS) STATES=$(STATES)
+
+fuzz: packages
+	$(MAKE) -j $(JOBS) -C tests/crash fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 test-python: .venv-test/installed
 	.venv-test/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST)
@@ -112,3 +127,4 @@ clean:
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find umappy tests -name __pycache__ -type d -exec rm -rf {} +
 	$(MAKE) -C tests/engine clean
+	$(MAKE) -C tests/crash clean

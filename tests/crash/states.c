@@ -47,6 +47,11 @@ void states_free(states *s) {
   free(s->lengths);
 }
 
+uint64_t states_offset(const states *s, uint64_t unit) {
+  uint64_t start = s->memory->changes[s->units[unit] >> 32].offset;
+  return (start / SECTOR + (s->units[unit] & UINT32_MAX)) * SECTOR;
+}
+
 zmemory *states_make(const states *s, const uint8_t *survives, uint64_t length) {
   const zmemory *m = s->memory;
   zmemory *made = zmemory_make();
@@ -59,7 +64,9 @@ zmemory *states_make(const states *s, const uint8_t *survives, uint64_t length) 
     uint64_t start = sector * SECTOR > c->offset ? sector * SECTOR : c->offset;
     if (c->length != ZMEMORY_LENGTH && end > c->offset + c->length)
       end = c->offset + c->length;
-    if (c->bytes)
+    if (survives[i] == STATES_GARBAGE)
+      memset(made->bytes + start, 0xA5, end - start);
+    else if (c->bytes)
       memcpy(made->bytes + start, c->bytes + (start - c->offset), end - start);
     else
       memset(made->bytes + start, 0, end - start);

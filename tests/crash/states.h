@@ -1,8 +1,9 @@
 /* states.h: the states a crash may leave of a file in memory (zmemory.h).
  *
  * Since the last sync a number of changes were made: of those that wrote bytes, or punched them out, each sector
- * survives or not, whatever becomes of the others; of the lengths the file had, any may be the one that is left, and
- * what is behind it is gone. A sector that was written twice has any of its versions. */
+ * survives or not, whatever becomes of the others, or is garbage where the device tears sectors; of the lengths the
+ * file had, any may be the one that is left, and what is behind it is gone. A sector that was written twice has any of
+ * its versions. */
 #ifndef UM_STATES_H
 #define UM_STATES_H
 
@@ -18,8 +19,11 @@ typedef struct states {
 
 void states_find(states *s, const zmemory *memory); /* again and again with the same s, zero at first */
 void states_free(states *s);
+uint64_t states_offset(const states *s, uint64_t unit); /* in the file */
 
-/* The state in which unit i survived if survives[i], and the length is lengths[length]. */
+enum { STATES_LOST, STATES_SURVIVED, STATES_GARBAGE };
+
+/* The state in which survives[i] became of unit i, and the length is lengths[length]. */
 zmemory *states_make(const states *s, const uint8_t *survives, uint64_t length);
 
 #endif

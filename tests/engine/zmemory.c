@@ -48,7 +48,8 @@ static int64_t memory_read(um_zstd_file *file, void *buffer, uint64_t length, ui
 
 static int64_t memory_write(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset) {
   zmemory *m = (zmemory *)file;
-  CHECK(offset + length <= ZMEMORY_ROOM);
+  if (length > ZMEMORY_ROOM || offset > ZMEMORY_ROOM - length)
+    return -EFBIG;
   note(m, offset, buffer, length);
   memcpy(m->bytes + offset, buffer, length);
   m->length = m->length < offset + length ? offset + length : m->length;
@@ -74,7 +75,8 @@ static int memory_sync(um_zstd_file *file) {
 
 static int memory_truncate(um_zstd_file *file, uint64_t length) {
   zmemory *m = (zmemory *)file;
-  CHECK(length <= ZMEMORY_ROOM);
+  if (length > ZMEMORY_ROOM)
+    return -EFBIG;
   note(m, length, NULL, ZMEMORY_LENGTH);
   if (length < m->length)
     memset(m->bytes + length, 0, m->length - length);
@@ -85,6 +87,8 @@ static int memory_truncate(um_zstd_file *file, uint64_t length) {
 
 static int memory_punch(um_zstd_file *file, uint64_t offset, uint64_t length) {
   zmemory *m = (zmemory *)file;
+  if (length > ZMEMORY_ROOM || offset > ZMEMORY_ROOM - length)
+    return -EFBIG;
   note(m, offset, NULL, length);
   memset(m->bytes + offset, 0, length);
   return 0;

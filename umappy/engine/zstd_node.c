@@ -165,7 +165,8 @@ int um_zstd_nodes_write(um_zstd_store *store, um_zstd_node **leaves, uint64_t co
   int result = 0;
   if (b && bytes && nodes) {
     *b = (batch){.store = store, .bytes = bytes};
-    memcpy(nodes, leaves, count * sizeof(*nodes));
+    if (count > 0)
+      memcpy(nodes, leaves, count * sizeof(*nodes));
     qsort(nodes, count, sizeof(*nodes), compare);
   } else {
     result = um_error_set(error, ENOMEM, UM_OP_FLUSH, 0, 0, "%s: no memory for a flush", store->file->path);
