@@ -319,7 +319,7 @@ class Lib:
     def um_region_gather(
         self,
         region: um_region,
-        offsets: Memory,
+        offsets: Out[int],
         count: int,
         item_size: int,
         out: Memory,

@@ -125,8 +125,8 @@ for _ in range(20):
     with umappy.Pager("1MiB"):
         assert len(os.listdir("/proc/self/task")) > threads
 assert len(os.listdir("/proc/self/fd")) == fds
-deadline = time.monotonic() + 10  # a thread that was joined is still listed for a moment
-while len(os.listdir("/proc/self/task")) != threads:
+deadline = time.monotonic() + 10  # a thread that was joined is still listed for a moment, of the first pager, too
+while len(os.listdir("/proc/self/task")) > threads:
     assert time.monotonic() < deadline
     time.sleep(0.001)
 """
