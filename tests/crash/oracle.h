@@ -20,7 +20,7 @@ typedef struct oracle {
   bool made;            /* the file's creation returned: before, it may be no file of ours */
   bool quiet;           /* crashes are not looked at */
   bool inner;           /* it mends what another's crash left; mending that again is not looked at */
-  uint64_t fail_at;     /* so many writes from now on one fails, with half of it written; 0: none does */
+  uint64_t fail_at;     /* so many writes from now on one fails, partly written; 0: none does */
   uint64_t seed;        /* of the crashes */
   uint64_t exhaustive;  /* where there are so many units at most, all subsets of them; else: */
   uint64_t samples;     /* random subsets at a sync */
