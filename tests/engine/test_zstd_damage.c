@@ -9,7 +9,7 @@
 #if defined(__SANITIZE_THREAD__)
 #define STEP 13u /* many times slower, and there is one thread */
 #elif defined(__SANITIZE_ADDRESS__)
-#define STEP 5u
+#define STEP 7u
 #else
 #define STEP 1u
 #endif

@@ -101,6 +101,35 @@ static void test_larger_size_extends_with_zeros(void) {
   zrig_end(&z);
 }
 
+/* As little index as there may be: leaves come and go under everything else. */
+static void test_leaves_that_nobody_uses_leave_memory(void) {
+  zrig z;
+  um_zstd_info info;
+  zrig_new(&z, 64u << 20, 4096);
+  um_zstd_index *index = &((um_zstd_store *)z.store)->index;
+  index->limit = 40000; /* ten leaves of 64 */
+  atomic_store(&index->patience, index->limit);
+  uint64_t seed = 1, most = 0;
+  for (uint64_t turn = 1; turn <= 40; turn++) {
+    for (int i = 0; i < 20; i++)
+      zrig_write_page(&z, zrig_random(&seed) % (z.size / 4096), turn);
+    zrig_flush(&z);
+    for (int i = 0; i < 100; i++) {
+      uint8_t got[4096];
+      uint64_t at = zrig_random(&seed) % (z.size / 4096) * 4096;
+      CHECK_EQUAL(um_store_read(z.store, at, got, 4096, NULL), 0);
+      CHECK(memcmp(got, z.image + at, 4096) == 0);
+    }
+    um_zstd_store_info(z.store, &info);
+    most = info.index_memory > most ? info.index_memory : most;
+  }
+  CHECK(most < 150000); /* all of them take 240,000 */
+  zrig_check_image(&z);
+  zrig_reopen(&z, true);
+  zrig_check_image(&z);
+  zrig_end(&z);
+}
+
 typedef struct worker {
   zrig *z;
   uint64_t index;
@@ -135,6 +164,9 @@ static void *flush_all_the_time(void *argument) {
 static void test_threads_write_read_and_flush_at_once(void) {
   zrig z;
   zrig_new(&z, PAGES * (uint64_t)PAGE, PAGE);
+  um_zstd_index *index = &((um_zstd_store *)z.store)->index;
+  index->limit = 4096; /* one leaf of two may stay */
+  atomic_store(&index->patience, index->limit);
   pthread_t threads[THREADS + 2];
   worker workers[THREADS + 2];
   atomic_bool stop = false;
@@ -290,6 +322,7 @@ int main(void) {
   test_pages_far_apart_are_found_again();
   test_index_memory_stays_within_16_bytes_a_page();
   test_larger_size_extends_with_zeros();
+  test_leaves_that_nobody_uses_leave_memory();
   test_threads_write_read_and_flush_at_once();
   test_parts_of_one_page_written_at_once_all_stay();
   test_second_writer_is_refused_and_readers_are_not();

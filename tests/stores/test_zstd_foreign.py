@@ -293,6 +293,24 @@ def test_large_frame_warns_and_names_the_remedy(path: Path, monkeypatch: pytest.
         ZstdStore(path).close()
 
 
+def test_large_frame_in_a_file_made_ours_warns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_zstd_foreign, "LARGE_FRAME", SIZE - 1)
+    make_by_frames(SIZE)(path)
+    for mode in ("r+", "r"):
+        with pytest.warns(ZstdCostWarning, match="umappy pack"):
+            ZstdStore(path, mode).close()
+
+
+def test_file_with_a_dictionary_is_not_made_ours_and_stays(path: Path) -> None:
+    dictionary = zstandard.train_dictionary(4096, [b"%d word %d" % (i, i * i) * 20 for i in range(300)])
+    path.write_bytes(b"".join(make_frames(DATA, 9000, dict_data=dictionary)))
+    before = path.read_bytes()
+    for given in (None, dictionary):
+        with pytest.raises(ValueError, match="dictionary"):
+            ZstdStore(path, "r+", dictionary=given)
+    assert path.read_bytes() == before
+
+
 def test_file_without_sizes_warns_and_tells_how_far_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_zstd_foreign, "LARGE_UNKNOWN", 1)
     monkeypatch.setattr(_zstd_foreign, "STEP_MS", 0)

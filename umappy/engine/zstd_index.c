@@ -2,17 +2,23 @@
  *
  * A leaf and everything said of it is under the lock of its stripe. On the way to it, nodes that are not in memory are
  * read without the lock; who comes back with one starts again from the root, and puts it there if it is still wanted.
- */
+ *
+ * Leaves leave memory when they are many, those first that nobody looked at for a while: never one that a flush does
+ * not have yet. Nobody has a leaf in hand then, since one is only had with its stripe's lock, or by a flush. */
 #include "zstd_store.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define LIMIT (64u << 20) /* bytes of nodes: those of 4.6 million pages */
+
 void um_zstd_index_init(um_zstd_index *index) {
   for (uint32_t i = 0; i < UM_ZSTD_STRIPES; i++)
     pthread_mutex_init(&index->stripes[i].lock, NULL);
   index->epoch = 1;
+  index->limit = LIMIT;
+  atomic_init(&index->patience, LIMIT);
 }
 
 void um_zstd_index_end(um_zstd_index *index) {
@@ -116,8 +122,10 @@ static int find_leaf(um_zstd_store *store, uint64_t page, bool make, um_zstd_nod
   if (result == -ENOMEM)
     um_error_set(error, ENOMEM, UM_OP_READ, page << store->page_shift, 0, "%s: no memory for the index",
                  store->file->path);
-  if (result == 0 && node->level == 0)
+  if (result == 0 && node->level == 0) {
     *leaf = node;
+    node->used = true;
+  }
   return result;
 }
 
@@ -267,4 +275,40 @@ void um_zstd_index_replace(um_zstd_index *index, um_zstd_node *root) {
   index->root = root;
   unlock_all(index);
   um_zstd_node_free(index, old); /* whoever looks at nodes holds a stripe */
+}
+
+/* With flush_lock, and so the parent's entry of each leaf that was ever written says where it is. */
+static void shrink_below(um_zstd_store *store, um_zstd_node *node) {
+  um_zstd_index *index = &store->index;
+  for (uint32_t i = 0; i < UM_ZSTD_FANOUT && atomic_load(&index->bytes) > index->limit; i++) {
+    um_zstd_node *child = atomic_load_explicit(&node->children[i], memory_order_acquire);
+    if (!child)
+      continue;
+    if (child->level > 0) {
+      shrink_below(store, child);
+      continue;
+    }
+    um_zstd_stripe *stripe = &index->stripes[child->number % UM_ZSTD_STRIPES];
+    pthread_mutex_lock(&stripe->lock);
+    bool goes = !child->used && !child->saving && child->offset && child->epoch != index->epoch;
+    child->used = false;
+    if (goes)
+      atomic_store(&node->children[i], NULL);
+    pthread_mutex_unlock(&stripe->lock);
+    if (goes)
+      um_zstd_node_free(index, child);
+  }
+}
+
+void um_zstd_index_shrink(um_zstd_store *store) {
+  um_zstd_index *index = &store->index;
+  if (atomic_load_explicit(&index->bytes, memory_order_relaxed) <=
+          atomic_load_explicit(&index->patience, memory_order_relaxed) ||
+      pthread_mutex_trylock(&store->flush_lock) != 0)
+    return;
+  for (int round = 0; round < 2 && index->root->level > 0; round++) /* the first may only find them all used */
+    shrink_below(store, index->root);
+  uint64_t bytes = atomic_load(&index->bytes);
+  atomic_store(&index->patience, (bytes > index->limit ? bytes : index->limit) + index->limit / 8);
+  pthread_mutex_unlock(&store->flush_lock);
 }

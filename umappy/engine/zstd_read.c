@@ -208,6 +208,7 @@ int um_zstd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length
     page += count;
   }
   um_zstd_context_give(&self->codec, r.context);
+  um_zstd_index_shrink(self);
   return result;
 }
 

@@ -61,8 +61,9 @@ typedef struct um_zstd_node {
   uint32_t length;
   uint8_t level;           /* constant */
   bool saving;             /* a leaf that the flush under way has not written yet; stripe */
+  bool used;               /* a leaf somebody looked at since the last um_zstd_index_shrink; stripe */
   um_zstd_entries entries; /* of a leaf: stripe; else flush_lock, read where the child is not in memory */
-  _Atomic(struct um_zstd_node *) children[]; /* of a node above the leaves; set once */
+  _Atomic(struct um_zstd_node *) children[]; /* of a node above the leaves; comes and goes under the child's stripe */
 } um_zstd_node;
 
 typedef struct um_zstd_stripe {
@@ -73,9 +74,11 @@ typedef struct um_zstd_stripe {
 
 typedef struct um_zstd_index {
   um_zstd_stripe stripes[UM_ZSTD_STRIPES];
-  um_zstd_node *root;     /* all stripes */
-  uint64_t epoch;         /* the open one; all stripes */
-  _Atomic uint64_t bytes; /* of all nodes */
+  um_zstd_node *root;        /* all stripes */
+  uint64_t epoch;            /* the open one; all stripes */
+  _Atomic uint64_t bytes;    /* of all nodes */
+  uint64_t limit;            /* of these: above it leaves nobody uses are given back; constant */
+  _Atomic uint64_t patience; /* and are looked for when there are so many */
 } um_zstd_index;
 
 typedef struct um_zstd_segment {
@@ -200,6 +203,7 @@ uint32_t um_zstd_levels(uint64_t pages);
 /* Closes the epoch. An array of the leaves that changed in it, to be freed, or NULL where there are none. */
 int um_zstd_index_close(um_zstd_store *store, um_zstd_node ***leaves, uint64_t *count);
 void um_zstd_index_reopen(um_zstd_store *store, um_zstd_node **leaves, uint64_t count); /* they were not written */
+void um_zstd_index_shrink(um_zstd_store *store);                      /* if it is too large, and nobody flushes */
 void um_zstd_index_replace(um_zstd_index *index, um_zstd_node *root); /* by another tree; the old one is freed */
 bool um_zstd_same_entry(const um_zstd_entry *a, const um_zstd_entry *b);
 

@@ -185,6 +185,7 @@ int um_zstd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t
   }
   if (context)
     um_zstd_context_give(&self->codec, context);
+  um_zstd_index_shrink(self);
   free(w);
   return result;
 }

@@ -77,14 +77,18 @@ def open_foreign(
     except BaseException:
         lib.um_zstd_scan_close(scan)
         raise
-    if info.largest_frame > LARGE_FRAME:
-        warnings.warn(
-            f"{path}: has a frame of {format_size(info.largest_frame)}, which can only be decoded from its start, so "
-            f"that reading at random is slow; `umappy pack` makes a file of it that reads fast",
-            ZstdCostWarning,
-            stacklevel=4,
-        )
     return store[0], info
+
+
+def warn_of_large_frame(path: str, size: int) -> None:
+    """`size`: bytes that the largest frame decodes to."""
+    if size > LARGE_FRAME:
+        warnings.warn(
+            f"{path}: has a frame of {format_size(size)}, which can only be decoded from its start, so that reading at "
+            "random is slow; `umappy pack` makes a file of it that reads fast",
+            ZstdCostWarning,
+            stacklevel=3,
+        )
 
 
 def _open_scan(path: str, dictionary: bytes, *, any_window: bool, walk: bool) -> um_zstd_scan:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from umappy._engine import ffi, lib
 from umappy.sizes import format_size, parse_size
-from umappy.stores._zstd_foreign import ForeignInfo, ScanCallback, open_foreign
+from umappy.stores._zstd_foreign import ForeignInfo, ScanCallback, open_foreign, warn_of_large_frame
 from umappy.stores._zstd_library import find_zstd_library
 from umappy.stores._zstd_options import (
     LEVEL_DEFAULT,
@@ -148,7 +148,15 @@ class ZstdStore(NativeStore):
         super().__init__(handle)
         if self._dictionary and self.foreign is None and not is_new and not _lenient:
             self._check_dictionary()
-        self.page_size = _choose_foreign_page(self.foreign) if self.foreign is not None else self._look().page_size
+        if self.foreign is not None:
+            self.page_size = _choose_foreign_page(self.foreign)
+            largest = self.foreign.largest_frame
+        else:
+            info = self._look()
+            self.page_size = info.page_size
+            largest = info.size // info.foreign_frames if info.foreign_frames else 0
+        if not _lenient:
+            warn_of_large_frame(self.path, largest)
 
     @property
     def packed(self) -> bool:
@@ -246,6 +254,11 @@ class ZstdStore(NativeStore):
         return store[0]
 
     def _adopt(self, page_size: int | None) -> None:
+        if self._dictionary:
+            raise ValueError(
+                f"{self.path!r} is not umappy's own and needs a dictionary: `umappy pack --dictionary` makes a file of "
+                "it that can be written"
+            )
         record = ffi.new("um_error *")
         if lib.um_zstd_adopt(os.fsencode(self.path), page_size or PAGE_SIZE_DEFAULT, record) < 0:
             raise make_open_error(record)
