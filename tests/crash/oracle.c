@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#define PARTLY 100u /* bytes that a failing write has written: a superblock of two halves does not verify */
+
 static oracle *current; /* whose file the crash is of */
 
 static um_zstd_options make_options(bool writable, uint64_t size) {
@@ -69,6 +71,21 @@ static int sync_looking(um_zstd_file *file) {
   return current->plain->sync(file);
 }
 
+static int64_t write_failing(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset) {
+  oracle *o = current;
+  bool fails = (zmemory *)file == o->memory && o->fail_at > 0 && --o->fail_at == 0;
+  int64_t count = o->plain->write(file, buffer, fails && length > PARTLY ? PARTLY : length, offset);
+  return fails ? -EIO : count;
+}
+
+static int publish_looking(um_zstd_file *file) {
+  (void)file;
+  current->quiet = false;
+  check_subsets(current, true);
+  current->quiet = true;
+  return 0;
+}
+
 /* The oracle's file is this from now on. */
 static void watch(oracle *o, zmemory *m) {
   static um_zstd_file_ops ops;
@@ -77,6 +94,8 @@ static void watch(oracle *o, zmemory *m) {
     o->plain = m->file.ops;
     ops = *m->file.ops;
     ops.sync = sync_looking;
+    ops.write = write_failing;
+    ops.publish = publish_looking;
   }
   m->file.ops = &ops;
   current = o;
@@ -211,12 +230,18 @@ void oracle_write(oracle *o, uint64_t page, uint64_t pages, uint64_t seed) {
     zrig_fill(o->now.bytes + offset, length, seed + page);
   else
     memset(o->now.bytes + offset, 0, length);
-  CHECK_EQUAL(um_store_write(o->store, offset, o->now.bytes + offset, length, NULL), 0);
+  if (um_store_write(o->store, offset, o->now.bytes + offset, length, NULL) < 0) {
+    o->failed++;
+    CHECK_EQUAL(um_store_write(o->store, offset, o->now.bytes + offset, length, NULL), 0);
+  }
 }
 
 void oracle_flush(oracle *o) {
   copy_image(&o->tried, &o->now);
-  CHECK_EQUAL(um_store_flush(o->store, NULL), 0);
+  if (um_store_flush(o->store, NULL) < 0) {
+    o->failed++;
+    CHECK_EQUAL(um_store_flush(o->store, NULL), 0);
+  }
   copy_image(&o->flushed, &o->now);
 }
 
@@ -227,4 +252,19 @@ void oracle_check(oracle *o) {
 void oracle_end(oracle *o) {
   CHECK_EQUAL(um_store_close(o->store, NULL), 0);
   free_images(o);
+}
+
+void oracle_pack(oracle *o) {
+  um_zstd_pack_options options = {.level = 1, .page_size = ORACLE_PAGE, .threads = 1};
+  oracle packed = {.made = true, .seed = o->seed, .samples = 50, .quiet = true};
+  um_zstd_pack *pack;
+  copy_image(&packed.flushed, &o->now);
+  watch(&packed, zmemory_make());
+  CHECK_EQUAL(um_zstd_pack_open_on(&packed.memory->file, &options, &pack, NULL), 0);
+  CHECK_EQUAL(um_zstd_pack_store(pack, o->store, 0, o->now.size, NULL), 0);
+  CHECK_EQUAL(um_zstd_pack_finish(pack, NULL), 0);
+  CHECK(packed.count > 0);
+  o->count += packed.count;
+  free_images(&packed);
+  current = o;
 }

@@ -211,6 +211,52 @@ static void test_no_lost_end_makes_wrong_or_older_bytes(file *f) {
   }
 }
 
+typedef struct old_record {
+  uint64_t at, page;
+  uint8_t bytes[UM_ZSTD_RECORD_HEADER + PAGE];
+} old_record;
+
+/* A disk that says it wrote, and did not: an older record is there, of the same page, and whole. */
+static void test_no_lost_write_makes_older_bytes(file *f) {
+  enum { TURNS = 80, MOST = TURNS * PAGES };
+  old_record *records = malloc(MOST * sizeof(*records));
+  uint64_t seed = 1, count = 0, seen = 0, size = sizeof(records->bytes);
+  CHECK(records);
+  for (unsigned turn = 0; turn < TURNS; turn++) { /* noise is stored as it is: records of one length */
+    for (uint64_t i = 0; i < SIZE; i++)
+      f->image[i] = (uint8_t)zrig_random(&seed);
+    CHECK_EQUAL(um_store_write(f->z.store, 0, f->image, SIZE, NULL), 0);
+    zrig_flush(&f->z);
+    load(f);
+    for (uint64_t i = 0; i < count; i++) {
+      const old_record *r = &records[i];
+      um_zstd_record header;
+      if (!um_zstd_record_verify(f->bytes + r->at, (uint32_t)size, r->page, ((um_zstd_store *)f->z.store)->seed,
+                                 &header) ||
+          memcmp(f->bytes + r->at, r->bytes, size) == 0)
+        continue;
+      CHECK_EQUAL(pwrite(f->descriptor, r->bytes, size, (off_t)r->at), size);
+      seen += !check(f, r->at, false);
+      CHECK_EQUAL(pwrite(f->descriptor, f->bytes + r->at, size, (off_t)r->at), size);
+    }
+    for (uint64_t page = 0; page < PAGES - 1; page++) {
+      um_zstd_entry entry;
+      CHECK_EQUAL(um_zstd_index_get((um_zstd_store *)f->z.store, page, 1, &entry, NULL), 0);
+      CHECK_EQUAL(entry.length, size);
+      old_record *r = &records[count++];
+      r->at = entry.offset;
+      r->page = page;
+      memcpy(r->bytes, f->bytes + r->at, size);
+    }
+    free(f->bytes);
+    close(f->descriptor);
+  }
+  free(records);
+  fprintf(stderr, "%" PRIu64 " older records seen\n", seen);
+  CHECK(seen > 0);
+  zrig_end(&f->z);
+}
+
 static void test_damage(const char *name, file *f) {
   zrig_close(&f->z);
   load(f);
@@ -234,6 +280,8 @@ int main(void) {
   test_damage("packed", &f);
   make_adopted(&f);
   test_damage("adopted", &f);
+  make_written(&f, false);
+  test_no_lost_write_makes_older_bytes(&f);
   make_interrupted(&f);
   test_damage("interrupted", &f);
   return 0;

@@ -34,6 +34,20 @@ static void test_small_runs_leave_a_flush_whatever_survives(void) {
   oracle_end(&o);
 }
 
+/* Each write of a flush fails once: what is done again does not risk the superblock that is whole. */
+static void test_flushes_done_again_leave_a_flush(void) {
+  oracle o = {.seed = 1, .exhaustive = 6, .samples = 20};
+  oracle_create(&o, SMALL * ORACLE_PAGE);
+  for (uint64_t turn = 0; turn < 12; turn++) {
+    oracle_write(&o, turn % SMALL, 1, turn + 1);
+    o.fail_at = 1 + turn % 6;
+    oracle_flush(&o);
+  }
+  fprintf(stderr, "flushes done again: %" PRIu64 " states, %" PRIu64 " failures\n", o.count, o.failed);
+  CHECK(o.failed >= 8);
+  oracle_end(&o);
+}
+
 static void write_some(oracle *o, uint64_t *seed) {
   for (uint64_t i = zrig_random(seed) % 40; i > 0; i--) {
     uint64_t pages = 1 + zrig_random(seed) % 8, page = zrig_random(seed) % (LARGE - pages);
@@ -48,14 +62,21 @@ static void test_long_runs_leave_a_flush(uint64_t seed) {
   oracle_create(&o, LARGE * ORACLE_PAGE);
   for (uint64_t turn = 0; turn < 60; turn++) {
     o.quiet = turn % 10 < 6;
+    o.fail_at = turn % 4 == 0 ? 1 + zrig_random(&seed) % 20 : 0;
     write_some(&o, &seed);
+    if (turn % 4 == 3)
+      o.fail_at = 1 + zrig_random(&seed) % 6; /* leaves, root, table, superblocks */
     oracle_flush(&o);
     if (zrig_random(&seed) % 16 == 0)
       oracle_reopen(&o, UINT64_MAX);
   }
+  o.fail_at = 0;
+  oracle_pack(&o);
   um_zstd_info info;
   um_zstd_store_info(o.store, &info);
-  fprintf(stderr, "long run: %" PRIu64 " states, %" PRIu32 " segments\n", o.count, info.segments);
+  fprintf(stderr, "long run: %" PRIu64 " states, %" PRIu64 " failures, %" PRIu32 " segments\n", o.count, o.failed,
+          info.segments);
+  CHECK(o.failed > 5);
   CHECK(o.count > 500);
   oracle_end(&o);
 }
@@ -63,6 +84,7 @@ static void test_long_runs_leave_a_flush(uint64_t seed) {
 int main(int argc, char **argv) {
   uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, rounds = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
   test_small_runs_leave_a_flush_whatever_survives();
+  test_flushes_done_again_leave_a_flush();
   for (uint64_t i = 0; i < rounds; i++)
     test_long_runs_leave_a_flush(seed + i);
   return 0;

@@ -214,6 +214,8 @@ int um_zstd_node_find(um_zstd_store *store, uint32_t level, uint64_t number, uin
   int result = find_place(store, level, number, &place, error);
   if (result < 0)
     return result;
+  if (place.length == 0 || place.offset != offset)
+    return 0;
   *page = number << (8 * (level + 1));
-  return place.length > 0 && place.offset == offset;
+  return 1;
 }
