@@ -301,6 +301,16 @@ def test_large_frame_in_a_file_made_ours_warns(path: Path, monkeypatch: pytest.M
             ZstdStore(path, mode).close()
 
 
+def test_file_with_a_dictionary_for_a_later_frame_is_not_made_ours_and_stays(path: Path) -> None:
+    samples = [b"hello world %d " % i * 20 for i in range(2000)]
+    dictionary = zstandard.train_dictionary(4096, samples)
+    path.write_bytes(b"".join(make_frames(DATA, 9000)) + b"".join(make_frames(DATA, 9000, dict_data=dictionary)))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="dictionary"):
+        ZstdStore(path, "r+")
+    assert path.read_bytes() == before
+
+
 def test_file_with_a_dictionary_is_not_made_ours_and_stays(path: Path) -> None:
     dictionary = zstandard.train_dictionary(4096, [b"%d word %d" % (i, i * i) * 20 for i in range(300)])
     path.write_bytes(b"".join(make_frames(DATA, 9000, dict_data=dictionary)))

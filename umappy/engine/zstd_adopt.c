@@ -14,6 +14,7 @@
 #define FRAME_MAX (64u << 20) /* bytes of image in one frame: more would be decoded again and again */
 #define CACHE (32u << 20)     /* bytes of decoded frames, unless a region's budget says less */
 #define STEP_MS 60000u
+#define HEADER_MAX 18u /* bytes of a frame's header */
 #define REFUSE(code, ...) um_error_set(error, code, UM_OP_OPEN, 0, 0, __VA_ARGS__)
 
 typedef struct row {
@@ -64,6 +65,25 @@ static int try_first(const char *path, um_error *error) {
   result = um_store_size(store) ? um_store_read(store, 0, &byte, 1, error) : 0;
   um_store_close(store, NULL);
   return result;
+}
+
+/* The first frame was tried; others may want one that it does not. */
+static int refuse_dictionaries(const um_zstd_scan *scan, const char *path, um_error *error) {
+  for (uint64_t i = 0; i < scan->frames.count; i++) {
+    const um_zstd_frame *frame = &scan->frames.list[i];
+    unsigned char bytes[HEADER_MAX];
+    uint64_t size = frame->length < sizeof(bytes) ? frame->length : sizeof(bytes);
+    um_zstd_header header = {0};
+    int result = um_zstd_source_read(&scan->source, frame->start, bytes, size, error);
+    if (result < 0)
+      return result;
+    if (um_zstd_header_parse(bytes, size, &header) == 0 && header.dictionary)
+      return REFUSE(EINVAL,
+                    "%s: the frame at byte %" PRIu64 " was compressed with a dictionary, and such frames cannot be "
+                    "written beside; `umappy pack --dictionary DICTIONARY %s OUT.zst` makes a file that can be written",
+                    path, frame->start, path);
+  }
+  return 0;
 }
 
 /* The list of frames, alone in a fixed segment behind the base. */
@@ -131,6 +151,8 @@ int um_zstd_adopt(const char *path, uint32_t page_size, um_error *error) {
   result = try_first(path, error);
   if (result == 0)
     result = find_frames(path, &scan, error);
+  if (result == 0)
+    result = refuse_dictionaries(scan, path, error);
   if (result == 0 && (result = old->ops->beside(old, &made)) < 0)
     REFUSE(-result, "%s: making a file beside it: %s", path, strerror(-result));
   if (result == 0)
