@@ -40,7 +40,9 @@ static void write_scattered(uint64_t page_size, uint64_t pages, bool pressed, bo
   }
   CHECK_EQUAL(evict ? rig_evict(&r, 0, r.size) : rig_flush(&r), 0);
   um_stats s = rig_stats(&r);
-  CHECK(s.bytes_written >= writes * 4096 && s.bytes_written <= writes * block);
+  /* An evictor may come between the fault of a write and the write itself, which then faults once more. */
+  uint64_t twice = pressed ? writes / 8 : 0;
+  CHECK(s.bytes_written >= writes * 4096 && s.bytes_written <= (writes + twice) * block);
   CHECK_EQUAL(s.dirty, 0);
   if (pressed)
     CHECK(s.evictions > pages / 2);
