@@ -54,7 +54,7 @@ def run_trial(
 
     Stopped when the child was killed for its memory or took longer than `timeout_seconds`; CommandError when it failed.
     """
-    command = [sys.executable, "-m", __name__, kind, path, str(memory)]
+    command = [sys.executable, "-P", "-m", __name__, kind, path, str(memory)]
     with _start(group.wrap(command) if group else command) as child:
         try:
             out, errors = child.communicate(timeout=timeout_seconds)
