@@ -56,6 +56,8 @@ int um_file_store_read_batch(um_store *store, um_batch *batch);
 int um_file_store_write_batch(um_store *store, um_batch *batch);
 int um_file_store_read_cached(um_store *store, uint64_t offset, void *buffer, uint64_t length);
 
+bool um_file_is_cold(const um_file *file, uint64_t at, uint64_t length); /* nothing of it is in the page cache */
+
 /* Opens file->direct and fills its alignment, or writes into `reason` why the file cannot have it and returns
  * -EOPNOTSUPP. Other errors are the system's. */
 int um_file_direct_open(um_file *file, bool writable, char *reason, size_t reason_size);

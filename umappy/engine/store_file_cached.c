@@ -35,17 +35,27 @@ struct cache_counts {
   uint64_t cached, dirty, in_writeback, evicted, recently_evicted; /* pages */
 };
 
+static int count(const um_file *file, uint64_t at, uint64_t length, struct cache_counts *counts) {
+  struct cache_range range = {at, length};
+  return syscall(CALL_CACHESTAT, file->buffered, &range, counts, 0) == 0 ? 0 : -errno;
+}
+
+bool um_file_is_cold(const um_file *file, uint64_t at, uint64_t length) {
+  struct cache_counts counts;
+  return count(file, at, length, &counts) == 0 && counts.cached == 0;
+}
+
 /* 0: yes; -EAGAIN: not all; -EOPNOTSUPP: nobody can tell. */
 static int ask(const um_file *file, uint64_t at, uint64_t length) {
   static atomic_uint page_size;
   uint64_t page = atomic_load_explicit(&page_size, memory_order_relaxed);
   if (page == 0)
     atomic_store_explicit(&page_size, (unsigned)(page = (uint64_t)sysconf(_SC_PAGESIZE)), memory_order_relaxed);
-  struct cache_range range = {at, length};
   struct cache_counts counts;
-  if (syscall(CALL_CACHESTAT, file->buffered, &range, &counts, 0) == 0)
+  int code = count(file, at, length, &counts);
+  if (code == 0)
     return counts.cached >= (at + length - 1) / page - at / page + 1 ? 0 : -EAGAIN;
-  if (errno == EBADF) /* a forked child has let go of it */
+  if (code == -EBADF) /* a forked child has let go of it */
     return -EAGAIN;
   return file->direct < 0 ? 0 : -EOPNOTSUPP; /* old kernel; or a file that is neither ours nor writable */
 }

@@ -86,7 +86,7 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
   const um_zstd *z = codec->library;
   uint64_t each =
       z->cctx_estimate && z->dctx_estimate ? z->cctx_estimate(codec->level) + z->dctx_estimate() : CONTEXT_GUESS;
-  each += UM_ZSTD_BATCH + z->compress_bound(codec->page_size) + codec->page_size;
+  each += UM_ZSTD_BATCH + 2 * UM_ZSTD_UNIT + z->compress_bound(codec->page_size) + codec->page_size;
   uint64_t count = bytes / each;
   count = count < 1 ? 1 : count > KEEP_MAX ? KEEP_MAX : count;
   pthread_mutex_lock(&codec->lock);
@@ -98,7 +98,7 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
 uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes) {
   if (context->room < bytes) {
     free(context->buffer);
-    context->buffer = malloc(bytes);
+    context->buffer = aligned_alloc(UM_ZSTD_UNIT, (bytes + UM_ZSTD_UNIT - 1) / UM_ZSTD_UNIT * UM_ZSTD_UNIT);
     context->room = context->buffer ? bytes : 0;
   }
   return context->buffer;

@@ -13,7 +13,8 @@ typedef struct um_zstd_context {
   um_zstd_cctx *cctx;           /* made when first wanted, and so the rest */
   um_zstd_dctx *dctx;
   bool lax;        /* dctx passes by the checksums in frames */
-  uint8_t *buffer; /* for records */
+  uint8_t *buffer; /* for records; aligned to UM_ZSTD_UNIT */
+  uint8_t *stored; /* in it: what was read last */
   uint64_t room;   /* bytes of it */
   uint8_t *page;   /* page_size bytes */
 } um_zstd_context;

@@ -1,5 +1,7 @@
 /* zstd_file.c: see zstd_file.h. The real file is a file store's: opening without races, the writer's lock and what
- * happens in a forked child are its. Always buffered: records are no multiples of anything. */
+ * happens in a forked child are its. Records are no multiples of anything: they are written through the page cache, and
+ * only read past it, with what lies around them. Before a direct read the kernel writes back what is dirty there, so
+ * the two agree. */
 #define _GNU_SOURCE
 #include "zstd_file.h"
 
@@ -16,7 +18,8 @@
 #include <unistd.h>
 
 #define NAME_TRIES 8
-#define PIECE (1u << 20) /* bytes copied at once where the kernel does not copy */
+#define PIECE (1u << 20)        /* bytes copied at once where the kernel does not copy */
+#define DIRECT_MIN (192u << 10) /* bytes */
 
 typedef struct real_file {
   um_zstd_file file;
@@ -35,6 +38,19 @@ static int64_t real_read(um_zstd_file *file, void *buffer, uint64_t length, uint
   int descriptor = find_descriptor(file);
   ssize_t count = descriptor < 0 ? 0 : pread(descriptor, buffer, length, (off_t)offset);
   return descriptor < 0 ? descriptor : count < 0 ? -errno : count;
+}
+
+static int64_t real_read_direct(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset) {
+  um_file_store *store = ((real_file *)file)->store;
+  um_file *part = &store->files[0];
+  if (find_descriptor(file) < 0 || part->direct < 0 || part->granule > UM_ZSTD_UNIT ||
+      part->memory_unit > UM_ZSTD_UNIT || atomic_load_explicit(&part->direct_refused, memory_order_relaxed) ||
+      !um_file_is_cold(part, offset, length))
+    return -EAGAIN;
+  ssize_t count = pread(part->direct, buffer, length, (off_t)offset);
+  if (count < 0 && errno == EINVAL)
+    atomic_store_explicit(&part->direct_refused, true, memory_order_relaxed);
+  return count < 0 ? -EAGAIN : count;
 }
 
 static int64_t real_write(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset) {
@@ -134,6 +150,7 @@ static int real_close(um_zstd_file *file) {
 
 static const um_zstd_file_ops real_ops = {
     .read = real_read,
+    .read_direct = real_read_direct,
     .write = real_write,
     .sync = real_sync,
     .truncate = real_truncate,
@@ -180,6 +197,7 @@ int um_zstd_file_open(const um_zstd_options *options, um_zstd_file **file, bool 
                        .truncate = options->truncate,
                        .exclusive = options->exclusive,
                        .lock = options->lock,
+                       .direct = -1,
                        .size = empty ? 0 : UM_TO_END};
   return wrap(&o, NULL, file, error);
 }
@@ -234,6 +252,18 @@ int um_zstd_file_read(um_zstd_file *file, uint64_t offset, void *buffer, uint64_
     length -= (uint64_t)count;
   }
   return 0;
+}
+
+int um_zstd_file_fetch(um_zstd_file *file, uint64_t offset, uint8_t *buffer, uint64_t length, uint8_t **bytes) {
+  uint64_t skip = offset % UM_ZSTD_UNIT, end = offset + length, done = 0;
+  if (length >= DIRECT_MIN && file->ops->read_direct) {
+    uint64_t whole = (end + UM_ZSTD_UNIT - 1) / UM_ZSTD_UNIT * UM_ZSTD_UNIT - (offset - skip);
+    int64_t count = file->ops->read_direct(file, buffer, whole, offset - skip);
+    done = count > (int64_t)skip ? (uint64_t)count - skip : 0;
+    done = done < length ? done : length;
+  }
+  *bytes = buffer + skip;
+  return um_zstd_file_read(file, offset + done, *bytes + done, length - done); /* the file may end in the last unit */
 }
 
 int um_zstd_file_write(um_zstd_file *file, uint64_t offset, const void *buffer, uint64_t length) {

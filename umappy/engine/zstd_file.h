@@ -10,10 +10,15 @@
 
 #include "store.h"
 
+#define UM_ZSTD_UNIT 4096u
+
 typedef struct um_zstd_file um_zstd_file;
 
 typedef struct um_zstd_file_ops {
   int64_t (*read)(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset);
+  /* The same past the page cache, as long as nothing of it is there; buffer, length and offset are multiples of
+   * UM_ZSTD_UNIT. -EAGAIN: it cannot be, or not now. NULL: never. */
+  int64_t (*read_direct)(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset);
   int64_t (*write)(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset);
   int (*sync)(um_zstd_file *file);                                    /* bytes and length, as fdatasync */
   int (*truncate)(um_zstd_file *file, uint64_t length);               /* longer: with a hole */
@@ -45,6 +50,9 @@ int um_zstd_file_temporary(const char *path, um_zstd_file **file, um_error *erro
 
 /* All the bytes or an error: -UM_ETRUNCATED where the file ends before. */
 int um_zstd_file_read(um_zstd_file *file, uint64_t offset, void *buffer, uint64_t length);
+/* Likewise, somewhere into `buffer`, which is aligned to UM_ZSTD_UNIT and twice of it longer: *bytes tells where. Much
+ * at a time goes past the page cache, little does not: there what is compressed is worth its memory. */
+int um_zstd_file_fetch(um_zstd_file *file, uint64_t offset, uint8_t *buffer, uint64_t length, uint8_t **bytes);
 int um_zstd_file_write(um_zstd_file *file, uint64_t offset, const void *buffer, uint64_t length);
 int um_zstd_file_copy(um_zstd_file *file, uint64_t offset, um_zstd_file *from, uint64_t from_offset, uint64_t length);
 

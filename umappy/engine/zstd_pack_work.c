@@ -14,7 +14,7 @@ static int64_t copy_frame(um_zstd_crew *crew, um_zstd_context *context, um_zstd_
   int result = um_zstd_stored_read(store, context, page, &entry, error);
   if (result != 0)
     return result < 0 ? result : 0;
-  const uint8_t *frame = context->buffer;
+  const uint8_t *frame = context->stored;
   uint64_t size = entry.length;
   if (entry.kind == UM_ZSTD_RECORD) {
     um_zstd_record header;

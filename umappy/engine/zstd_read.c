@@ -103,8 +103,10 @@ static int fail(reading *r, uint64_t page, const um_zstd_entry *entry, int resul
 }
 
 static int fetch(reading *r, const um_zstd_entry *entry, uint64_t length) {
-  uint8_t *buffer = um_zstd_context_room(r->context, length > UM_ZSTD_BATCH ? length : UM_ZSTD_BATCH);
-  int result = buffer ? um_zstd_file_read(r->store->file, entry->offset, buffer, length) : -ENOMEM;
+  uint64_t room = (length > UM_ZSTD_BATCH ? length : UM_ZSTD_BATCH) + 2 * UM_ZSTD_UNIT;
+  uint8_t *buffer = um_zstd_context_room(r->context, room);
+  int result =
+      buffer ? um_zstd_file_fetch(r->store->file, entry->offset, buffer, length, &r->context->stored) : -ENOMEM;
   return result == -UM_ETRUNCATED ? -UM_ECORRUPT : result;
 }
 
@@ -132,7 +134,7 @@ static int read_one(reading *r, uint64_t page, um_zstd_entry *entry) {
       break;
     result = is_stored(entry) ? fetch(r, entry, entry->length) : 0;
     if (result == 0)
-      result = put(r, page, entry, r->context->buffer);
+      result = put(r, page, entry, r->context->stored);
   }
   return result < 0 ? fail(r, page, entry, result) : 0;
 }
@@ -151,7 +153,7 @@ static int read_run(reading *r, uint64_t page, um_zstd_entry *entries, uint32_t 
   }
   for (uint32_t i = 0; i < count; i++) {
     if (result == 0)
-      result = put(r, page + i, &entries[i], r->context->buffer + (entries[i].offset - start));
+      result = put(r, page + i, &entries[i], r->context->stored + (entries[i].offset - start));
     if (result == -UM_ECORRUPT) {
       result = read_one(r, page + i, &entries[i]);
       if (result == 0 && i + 1 < count)
@@ -231,7 +233,7 @@ int um_zstd_stored_read(um_zstd_store *store, um_zstd_context *context, uint64_t
   for (unsigned i = 0; result == 0 && is_stored(entry) && i < TRIES; i++) {
     um_zstd_record header;
     result = fetch(&r, entry, entry->length);
-    if (result == 0 && verify(store, page, entry, context->buffer, &header))
+    if (result == 0 && verify(store, page, entry, context->stored, &header))
       return 0;
     if (result < 0 && result != -UM_ECORRUPT)
       return fail(&r, page, entry, result);
