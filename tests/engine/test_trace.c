@@ -23,31 +23,37 @@ static uint64_t size_of(void) {
   return (uint64_t)st.st_size;
 }
 
-/* Two numbers from there to the very end? */
-static bool parse_end(const uint8_t *bytes, uint64_t at, uint64_t size, uint64_t numbers[2]) {
-  for (int i = 0; i < 2; i++) {
-    bool more = true;
-    numbers[i] = 0;
-    for (int shift = 0; more && shift < 64; shift += 7) {
-      if (at == size)
-        return false;
-      numbers[i] |= (uint64_t)(bytes[at] & 0x7f) << shift;
-      more = bytes[at++] & 0x80;
-    }
+static uint64_t parse_number(const uint8_t *bytes, uint64_t *at, uint64_t size) {
+  uint64_t number = 0;
+  for (int shift = 0;; shift += 7) {
+    CHECK(*at < size && shift < 64);
+    number |= (uint64_t)(bytes[*at] & 0x7f) << shift;
+    if (!(bytes[(*at)++] & 0x80))
+      return number;
   }
-  return at == size;
+}
+
+/* How many numbers follow a tag; docs/trace.md. */
+static int count_numbers(uint8_t tag) {
+  return tag == 0x80 ? 3 : tag == 0x81 ? 1 : tag == 0x82 ? 2 : 1 + !!(tag & 4) + !!(tag & 8) + !(tag & 16);
 }
 
 /* The end record's: faults written, faults lost. */
 static void read_end(uint64_t numbers[2]) {
-  uint64_t size = size_of(), at = size;
-  uint8_t *bytes = malloc(size);
+  uint64_t size = size_of(), at = 24;
+  uint8_t *bytes = malloc(size), tag = 0;
   int fd = open(path, O_RDONLY);
   CHECK(bytes && fd >= 0 && read(fd, bytes, size) == (ssize_t)size);
   close(fd);
-  do
-    CHECK(at-- > 0);
-  while (bytes[at] != 0x82 || !parse_end(bytes, at + 1, size, numbers));
+  while (at < size) {
+    tag = bytes[at++];
+    for (int i = 0; i < count_numbers(tag); i++) {
+      uint64_t number = parse_number(bytes, &at, size);
+      if (i < 2)
+        numbers[i] = number;
+    }
+  }
+  CHECK_EQUAL(tag, 0x82);
   free(bytes);
 }
 

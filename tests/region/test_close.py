@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import umappy
 from umappy.stores.testing import make_bytes
+from umappy.stores.wrappers import DelayStore
 
 MapStore = Callable[..., umappy.Region]
 MakeFile = Callable[..., Path]
@@ -368,3 +369,16 @@ def test_exit_while_daemon_threads_write_ends_and_has_the_writes_before_it(run_p
     )
     assert done.stderr == ""
     assert path.read_bytes()[: SIZE // 2] == b"\x07" * (SIZE // 2)
+
+
+def test_close_of_a_read_only_region_while_it_is_read_ahead_waits_for_that(
+    make_pager: MakePager, make_file: MakeFile
+) -> None:
+    path = make_file(32 << 20)
+    store = DelayStore(umappy.FileStore(path), 0.8, op="read", skip=8)
+    region = umappy.umap(store, pager=make_pager(memory=32 << 20, fillers=4))
+    for offset in range(0, 2 << 20, 4096):
+        region[offset]
+    assert region.pager.stats().readahead > 0
+    region.close()
+    assert region.closed
