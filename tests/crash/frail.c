@@ -8,6 +8,7 @@
 typedef struct frail_file {
   um_zstd_file file;
   um_zstd_file *inner;
+  _Atomic uint64_t changes, synced; /* so far; of those, durable */
 } frail_file;
 
 frail_plan frail;
@@ -43,6 +44,10 @@ static um_zstd_file *inner_of(um_zstd_file *file) {
   return ((frail_file *)file)->inner;
 }
 
+static void note_change(um_zstd_file *file) {
+  atomic_fetch_add(&((frail_file *)file)->changes, 1);
+}
+
 static int64_t frail_read(um_zstd_file *file, void *buffer, uint64_t length, uint64_t offset) {
   um_zstd_file *inner = inner_of(file);
   return strikes(&length) ? -frail.code : inner->ops->read(inner, buffer, length, offset);
@@ -51,6 +56,7 @@ static int64_t frail_read(um_zstd_file *file, void *buffer, uint64_t length, uin
 static int64_t frail_write(um_zstd_file *file, const void *buffer, uint64_t length, uint64_t offset) {
   um_zstd_file *inner = inner_of(file);
   bool struck = strikes(&length);
+  note_change(file);
   int64_t count = inner->ops->write(inner, buffer, length, offset);
   return struck ? -frail.code : count;
 }
@@ -58,19 +64,26 @@ static int64_t frail_write(um_zstd_file *file, const void *buffer, uint64_t leng
 static int64_t frail_copy(um_zstd_file *file, uint64_t offset, um_zstd_file *from, uint64_t from_offset,
                           uint64_t length) {
   um_zstd_file *inner = inner_of(file);
+  note_change(file);
   return strikes(&length) ? -frail.code : inner->ops->copy(inner, offset, inner_of(from), from_offset, length);
 }
 
 static int frail_sync(um_zstd_file *file) {
   um_zstd_file *inner = inner_of(file);
+  frail_file *self = (frail_file *)file;
+  uint64_t changes = atomic_load(&self->changes);
   bool struck = strikes(NULL);
   if (struck)
     atomic_store(&frail.sync_failed, true);
-  return struck ? -frail.code : inner->ops->sync(inner);
+  int result = struck ? -frail.code : inner->ops->sync(inner);
+  if (result == 0 && !struck)
+    atomic_store(&self->synced, changes);
+  return result;
 }
 
 static int frail_truncate(um_zstd_file *file, uint64_t length) {
   um_zstd_file *inner = inner_of(file);
+  note_change(file);
   return strikes(NULL) ? -frail.code : inner->ops->truncate(inner, length);
 }
 
@@ -94,8 +107,11 @@ static int frail_beside(um_zstd_file *file, um_zstd_file **made) {
   return result < 0 ? result : wrap(made);
 }
 
+/* A crash leaves the old name or the new one: behind the new one everything is durable by then. */
 static int frail_publish(um_zstd_file *file) {
   um_zstd_file *inner = inner_of(file);
+  frail_file *self = (frail_file *)file;
+  CHECK_EQUAL(atomic_load(&self->synced), atomic_load(&self->changes));
   int result = strikes(NULL) ? -frail.code : inner->ops->publish(inner);
   file->path = inner->path;
   return result;
@@ -126,7 +142,7 @@ static const um_zstd_file_ops ops = {.read = frail_read,
 static int wrap(um_zstd_file **file) {
   frail_file *self = malloc(sizeof(*self));
   CHECK(self);
-  *self = (frail_file){{&ops, (*file)->path}, *file};
+  *self = (frail_file){.file = {&ops, (*file)->path}, .inner = *file};
   *file = &self->file;
   return 0;
 }
