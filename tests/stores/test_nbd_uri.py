@@ -115,6 +115,22 @@ def test_parse_tls_said_beside_a_plain_uri_is_refused() -> None:
         parse_nbd_uri("nbd://h", tls_certificates="/pki")
 
 
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("nbds://h", "h"),
+        ("nbds://[fe80::1%25eth0]", "fe80::1"),
+        ("nbds://h?tls-hostname=other", "other"),
+        ("nbds+unix:///?socket=/s&tls-hostname=h", "h"),
+        ("nbds://h?tls-verify-peer=0", None),
+        ("nbds://h?tls-psk-file=/k", None),
+        ("nbd://h", None),
+    ],
+)
+def test_certificate_must_name_the_host_or_who_is_told(uri: str, name: str | None) -> None:
+    assert parse_nbd_uri(uri).certificate_name == name
+
+
 def test_parse_relative_paths_mean_the_folder_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     address = parse_nbd_uri("nbds+unix:///?socket=s&tls-certificates=pki&tls-hostname=h")

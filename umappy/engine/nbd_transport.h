@@ -32,6 +32,7 @@ struct um_nbd_transport {
   int descriptor;               /* to poll; constant */
   _Atomic short send_events;    /* what a send that returned -EAGAIN waits for: POLLOUT, but for TLS */
   _Atomic short receive_events; /* and a receive: POLLIN, but for TLS */
+  const char *_Atomic why;      /* words on a call's -errno, from that failure on; NULL: the number says it all */
 };
 
 /* Connected within the deadline, or -errno and `text` says what failed. `host` NULL: the unix socket at `path`. */

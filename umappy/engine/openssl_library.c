@@ -3,7 +3,6 @@
 #include "openssl_library.h"
 
 #include "library.h"
-#include "nbd_tls.h"
 #include "store.h"
 
 #include <dlfcn.h>
@@ -13,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REMEDY "install OpenSSL 3, or 1.1.1 (Debian and Ubuntu: apt-get install libssl3; Fedora: dnf install openssl-libs)"
+#define REMEDY                                                                                                         \
+  "install OpenSSL 3, or 1.1.1 (Debian and Ubuntu: apt-get install libssl3; Fedora: dnf install openssl-libs)"
 
 static const char *const sonames[] = {"libssl.so.3", "libssl.so.1.1"};
 
@@ -55,6 +55,7 @@ static const um_symbol wanted[] = {
     FUNCTION(verify_result, "SSL_get_verify_result"),
     FUNCTION(verify_text, "X509_verify_cert_error_string"),
     FUNCTION(read, "SSL_read_ex"),
+    FUNCTION(peek, "SSL_peek_ex"),
     FUNCTION(write, "SSL_write_ex"),
     FUNCTION(shutdown, "SSL_shutdown"),
     FUNCTION(error_of, "SSL_get_error"),
@@ -81,7 +82,7 @@ static int set_up(um_openssl *openssl, char *reason, size_t room) {
     return -ELIBACC;
   }
   /* Connections live in threads that the end of the process does not wait for: nothing may be freed under them. */
-  if (openssl->init(UM_SSL_INIT_NO_ATEXIT, NULL) == 1 && um_nbd_tls_stream_method(openssl) == 0)
+  if (openssl->init(UM_SSL_INIT_NO_ATEXIT, NULL) == 1)
     return 0;
   snprintf(reason, room, "it cannot be initialized");
   return -ELIBACC;
@@ -121,7 +122,7 @@ const um_openssl *um_openssl_get(um_error *error) {
   }
   if (atomic_compare_exchange_strong(&table, &none, openssl))
     return openssl;
-  free(openssl); /* its um_bio_method leaks: a few bytes, once */
+  free(openssl);
   return none;
 }
 

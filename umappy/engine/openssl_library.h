@@ -1,8 +1,8 @@
 /* openssl_library.h: OpenSSL as a table of function pointers (library.h).
  *
- * The table is filled once a process, at first use, by dlopen of libssl 3, or 1.1 where there is none, and constant from
- * then on. Where Python's own ssl module uses the same file it is the same library. Any thread may call; one `um_ssl` by
- * one thread at a time. Types and numbers here are the library's binary interface. */
+ * The table is filled once a process, at first use, by dlopen of libssl 3, or 1.1 where there is none, and constant
+ * from then on. Where Python's own ssl module uses the same file it is the same library. Any thread may call; one
+ * `um_ssl` by one thread at a time. Types and numbers here are the library's binary interface. */
 #ifndef UM_OPENSSL_LIBRARY_H
 #define UM_OPENSSL_LIBRARY_H
 
@@ -55,8 +55,9 @@ enum { /* of the other end's certificate */
        UM_SSL_VERIFY_ADDRESS = 64,
 };
 enum { UM_BIO_PUSH = 6, UM_BIO_POP = 7, UM_BIO_FLUSH = 11 }; /* what control is asked */
-#define UM_BIO_READ_LATER 0x09                              /* flags: there is nothing to read yet */
-#define UM_BIO_LATER 0x0F
+#define UM_BIO_READ_LATER 0x09                               /* flags: there is nothing to read yet, */
+#define UM_BIO_WRITE_LATER 0x0A                              /* nothing can be written, */
+#define UM_BIO_LATER 0x0F                                    /* any of these */
 #define UM_BIO_SOURCE_SINK 0x0400
 
 /* Most return 1, or else left an error for this thread. */
@@ -101,6 +102,7 @@ typedef struct um_openssl {
   const char *(*verify_text)(long result);
   int (*handshake)(um_ssl *ssl);
   int (*read)(um_ssl *ssl, void *bytes, size_t room, size_t *count);
+  int (*peek)(um_ssl *ssl, void *bytes, size_t room, size_t *count);
   int (*write)(um_ssl *ssl, const void *bytes, size_t length, size_t *count);
   int (*shutdown)(um_ssl *ssl);
   int (*error_of)(const um_ssl *ssl, int result); /* UM_SSL_ERROR_... of the last call, same thread */
@@ -117,7 +119,6 @@ typedef struct um_openssl {
   void (*bio_set_flags)(um_bio *bio, int flags);
   void (*bio_clear_flags)(um_bio *bio, int flags);
 
-  um_bio_method *stream; /* how the streams of nbd_tls_stream.c read and write */
   unsigned long version; /* version_number() */
   char where[256];       /* the file it came from, may be cut */
 } um_openssl;

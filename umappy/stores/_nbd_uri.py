@@ -65,6 +65,13 @@ class NbdAddress:
     """For keys that are shared beforehand; empty: the name of who runs the process."""
     tls: NbdTls | None = None
 
+    @property
+    def certificate_name(self) -> str | None:
+        """Whom the server's certificate must name; None: whomever."""
+        if self.tls is None or self.tls.kind != "x509" or not self.tls.verify:
+            return None
+        return self.tls.hostname or self.host.partition("%")[0]  # no certificate names a network interface
+
     def __str__(self) -> str:
         """The URI, complete: whatever the working folder is, it means the same."""
         scheme = "nbd" if self.tls is None else "nbds"
