@@ -58,29 +58,27 @@ static int map_memory(um_nbd_journal *journal, uint64_t arena_size) {
   return 0;
 }
 
-int um_nbd_journal_create(uint64_t bytes, uint32_t block, bool flushes, um_nbd_journal **made) {
+um_nbd_journal *um_nbd_journal_make(uint64_t bytes, uint32_t block, bool flushes) {
   um_nbd_journal *journal = calloc(1, sizeof *journal);
   if (!journal)
-    return -ENOMEM;
+    return NULL;
   journal->block = block;
   journal->flushes = flushes;
-  int result = map_memory(journal, round_arena(journal, bytes));
-  if (result < 0) {
+  if (map_memory(journal, round_arena(journal, bytes)) < 0) {
     free(journal);
-    return result;
+    return NULL;
   }
   pthread_mutex_init(&journal->lock, NULL);
-  *made = journal;
-  return 0;
+  return journal;
 }
 
-void um_nbd_journal_destroy(um_nbd_journal *journal) {
+void um_nbd_journal_free(um_nbd_journal *journal) {
   munmap(journal->arena, total(journal->arena_size));
   pthread_mutex_destroy(&journal->lock);
   free(journal);
 }
 
-uint64_t um_nbd_journal_limit(um_nbd_journal *journal, uint64_t bytes) {
+uint64_t um_nbd_journal_resize(um_nbd_journal *journal, uint64_t bytes) {
   pthread_mutex_lock(&journal->lock);
   uint64_t arena = bytes / (ENTRY_BYTES + sizeof(um_nbd_entry)) * ENTRY_BYTES;
   arena = round_arena(journal,
@@ -92,7 +90,7 @@ uint64_t um_nbd_journal_limit(um_nbd_journal *journal, uint64_t bytes) {
   return result;
 }
 
-uint32_t um_nbd_journal_piece(um_nbd_journal *journal) {
+uint32_t um_nbd_journal_capacity(um_nbd_journal *journal) {
   pthread_mutex_lock(&journal->lock);
   uint64_t piece = journal->arena_size / UM_NBD_JOURNAL_PIECES;
   pthread_mutex_unlock(&journal->lock);
@@ -170,8 +168,8 @@ static uint64_t find_room(const um_nbd_journal *journal, uint32_t length) {
   return start + length - journal->begin <= journal->arena_size ? start : UINT64_MAX;
 }
 
-int um_nbd_journal_make(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length,
-                        const void *bytes, um_nbd_entry **made) {
+int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, const void *bytes,
+                       uint32_t length, um_nbd_entry **made) {
   uint32_t size = type == UM_NBD_CMD_WRITE ? length : 0;
   pthread_mutex_lock(&journal->lock);
   uint64_t start = find_room(journal, size);
@@ -216,17 +214,17 @@ void um_nbd_journal_acknowledge(um_nbd_journal *journal, um_nbd_entry *entry) {
   pthread_mutex_unlock(&journal->lock);
 }
 
-void um_nbd_journal_refuse(um_nbd_journal *journal, um_nbd_entry *entry) {
+void um_nbd_journal_remove(um_nbd_journal *journal, um_nbd_entry *entry) {
   pthread_mutex_lock(&journal->lock);
   set_state(journal, entry, UM_NBD_ENTRY_GONE);
   release(journal);
   pthread_mutex_unlock(&journal->lock);
 }
 
-void um_nbd_journal_lose(um_nbd_journal *journal, um_nbd_entry *entry, bool sent) {
+void um_nbd_journal_lose(um_nbd_journal *journal, um_nbd_entry *entry) {
   pthread_mutex_lock(&journal->lock);
   entry->owned = true;
-  set_state(journal, entry, sent ? UM_NBD_ENTRY_UNSURE : UM_NBD_ENTRY_DUE);
+  set_state(journal, entry, UM_NBD_ENTRY_UNSURE);
   pthread_mutex_unlock(&journal->lock);
 }
 
@@ -249,14 +247,14 @@ void um_nbd_journal_abandon(um_nbd_journal *journal, um_nbd_entry *entry) {
   pthread_mutex_unlock(&journal->lock);
 }
 
-uint64_t um_nbd_journal_flush_begin(um_nbd_journal *journal) {
+uint64_t um_nbd_journal_mark(um_nbd_journal *journal) {
   pthread_mutex_lock(&journal->lock);
   uint64_t mark = journal->mark++;
   pthread_mutex_unlock(&journal->lock);
   return mark;
 }
 
-bool um_nbd_journal_flush_end(um_nbd_journal *journal, uint64_t mark) {
+bool um_nbd_journal_flushed(um_nbd_journal *journal, uint64_t mark) {
   pthread_mutex_lock(&journal->lock);
   bool trusted = mark >= journal->doubted;
   for (uint64_t i = journal->first; trusted && i < journal->made; i++) {

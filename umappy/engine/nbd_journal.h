@@ -1,21 +1,23 @@
 /* nbd_journal.h: what was written to the server and may still be lost: the bytes of writes that no FLUSH covers.
  *
- * A write is copied in before it is sent (make), so its bytes do not change under the socket, and leaves when a FLUSH
+ * A write is copied in before it is sent (add), so its bytes do not change under the socket, and leaves when a FLUSH
  * that was sent after its acknowledgement succeeded. In between the server may die and forget it; then it is written
  * again from here. Entries are a ring in the order of their making, and so are their bytes: what overlaps is never in
- * flight at once (make refuses), so that order is the server's.
+ * flight at once (add refuses), so that order is the server's.
  *
- *     FLYING --acknowledged--> KEPT --FLUSH--> gone            a server without FLUSH: acknowledged is gone
- *       |                       |  connection lost, FLUSH failed
- *       |--never sent--------> DUE -----------written again--> KEPT
- *       |--maybe sent-------> UNSURE --after the grace period, written again--> KEPT
- *       '--the server refused--> gone: its caller knows, and has the bytes
+ *     FLYING --acknowledged--> KEPT --FLUSH--> gone              a server without FLUSH: acknowledged is gone
+ *       |                      |  ^
+ *       |   a connection lost, |  | written again
+ *       |       a FLUSH failed v  |
+ *       |                      DUE --connection lost meanwhile--> UNSURE
+ *       |--lost, maybe sent-----------------------------------> UNSURE --written again after grace--> KEPT
+ *       '--refused, or never sent--> gone: its caller knows, and has the bytes
  *
- * An entry also waits for its caller, where its request was lost, to be told how it ended (settled).
+ * A lost entry also waits for its caller to be told how it ended (settled).
  *
  * Memory only, no I/O and no waiting; every call takes the lock. The mending thread alone moves DUE and UNSURE on, and
  * loses and doubts only while no caller is between making and ending an entry (the gate of nbd_recover.c), so nothing
- * here has to tell an acknowledgement of the old server from one of the new. */
+ * here need tell an acknowledgement of the old server from one of the new. */
 #ifndef UM_NBD_JOURNAL_H
 #define UM_NBD_JOURNAL_H
 
@@ -23,8 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define UM_NBD_JOURNAL_BYTES (8u << 20) /* of a store that no region has given a limit */
-#define UM_NBD_JOURNAL_MAX (64u << 20)  /* more would not make FLUSHes any cheaper */
+#define UM_NBD_JOURNAL_DEFAULT (8u << 20) /* of a store that no region has given a limit */
+#define UM_NBD_JOURNAL_MAX (64u << 20)    /* more would not make FLUSHes any cheaper */
 #define UM_NBD_JOURNAL_MIN (64u << 10)
 #define UM_NBD_JOURNAL_PIECES 4u /* an entry is at most that part of all: several are in flight at once */
 
@@ -59,33 +61,33 @@ typedef struct um_nbd_journal_counts {
   uint64_t bytes; /* of the arena in use, its gaps included */
 } um_nbd_journal_counts;
 
-/* `block`: bytes of the server's smallest block. `flushes`: the server has FLUSH. -ENOMEM. */
-int um_nbd_journal_create(uint64_t bytes, uint32_t block, bool flushes, um_nbd_journal **journal);
-void um_nbd_journal_destroy(um_nbd_journal *journal); /* forgets what it holds */
+/* `block`: bytes of the server's smallest block. `flushes`: the server has FLUSH. NULL: no memory. */
+um_nbd_journal *um_nbd_journal_make(uint64_t bytes, uint32_t block, bool flushes);
+void um_nbd_journal_free(um_nbd_journal *journal); /* forgets what it holds */
 /* As um_store_ops.limit: all its memory, in bytes; never less than what it needs, and as before where it is not empty.
  */
-uint64_t um_nbd_journal_limit(um_nbd_journal *journal, uint64_t bytes);
+uint64_t um_nbd_journal_resize(um_nbd_journal *journal, uint64_t bytes);
 /* Bytes of a write's data at most, whole blocks. */
-uint32_t um_nbd_journal_piece(um_nbd_journal *journal);
+uint32_t um_nbd_journal_capacity(um_nbd_journal *journal);
 
 /* A new FLYING entry, with a copy of the bytes. -EBUSY: what it overlaps has not ended; -ENOBUFS: no room before
  * something ended, or a FLUSH. */
-int um_nbd_journal_make(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length,
-                        const void *bytes, um_nbd_entry **entry);
-/* The request of a FLYING entry ended: exactly one of these. After `lost` the caller has to call `settled` or
- * `abandon`. */
-void um_nbd_journal_acknowledge(um_nbd_journal *journal, um_nbd_entry *entry);
-void um_nbd_journal_refuse(um_nbd_journal *journal, um_nbd_entry *entry); /* the server did not do it */
-void um_nbd_journal_lose(um_nbd_journal *journal, um_nbd_entry *entry, bool sent);
+int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, const void *bytes,
+                       uint32_t length, um_nbd_entry **entry);
+/* The request of a FLYING entry ended: exactly one of these. */
+void um_nbd_journal_acknowledge(um_nbd_journal *journal, um_nbd_entry *entry); /* the server took it */
+void um_nbd_journal_remove(um_nbd_journal *journal, um_nbd_entry *entry); /* refused by the server, or never sent */
+/* Sent, and its connection was lost. It is the caller's until `settled` returned 1, or `abandon`. */
+void um_nbd_journal_lose(um_nbd_journal *journal, um_nbd_entry *entry);
 /* 1: it has been written after all, or refused, *code tells which, and the entry is no longer the caller's; 0: not yet.
  */
 int um_nbd_journal_settled(um_nbd_journal *journal, um_nbd_entry *entry, int *code);
 void um_nbd_journal_abandon(um_nbd_journal *journal, um_nbd_entry *entry); /* the caller does not wait; it stays */
 
 /* Before a FLUSH is sent: a mark that covers what is KEPT now. */
-uint64_t um_nbd_journal_flush_begin(um_nbd_journal *journal);
+uint64_t um_nbd_journal_mark(um_nbd_journal *journal);
 /* It succeeded: what it covers is gone. false: since its begin something was doubted, and nothing is: flush again. */
-bool um_nbd_journal_flush_end(um_nbd_journal *journal, uint64_t mark);
+bool um_nbd_journal_flushed(um_nbd_journal *journal, uint64_t mark);
 /* The server may not have what is KEPT: it is DUE. Nobody is between making and ending an entry. */
 void um_nbd_journal_doubt(um_nbd_journal *journal);
 

@@ -211,6 +211,32 @@ void um_zstd_scan_close(um_zstd_scan *scan);
 /* Read-only; of a scan that is done, which it takes if it succeeds. `memory`: bytes for decoded frames, at most. */
 int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, um_error *error);
 
+/* The NBD store; nbd.h. The strings are copied. */
+typedef struct um_nbd_options {
+  const char *name;        /* for errors: the URI without secrets */
+  const char *host, *port; /* NULL: the unix socket at `path` */
+  const char *path;
+  const char *export_name; /* UTF-8, maybe empty */
+  int32_t writable;
+  uint32_t connections; /* 0: as many as suit the server */
+  uint64_t timeout_ns;  /* of a request, and of connecting with its handshake */
+  uint64_t retry_ns;    /* how long a call waits for a server that is away */
+  int32_t tls;          /* required; then */
+  int32_t tls_verify;   /* the server's certificate */
+  const char *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname; /* nbd_tls.h; may be NULL */
+} um_nbd_options;
+
+typedef struct um_nbd_info {
+  uint64_t size;                       /* bytes */
+  uint32_t flags;                      /* of the export: bits of the protocol */
+  uint32_t block_min, block_preferred; /* bytes */
+  uint32_t length_max;                 /* bytes of one request */
+  uint32_t connections, connections_up;
+  int32_t structured;  /* structured replies are in use */
+  uint64_t reconnects; /* connections made again after a loss */
+  uint64_t unflushed;  /* bytes kept, to be written again if the server is lost */
+} um_nbd_info;
+
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
 int um_store_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
