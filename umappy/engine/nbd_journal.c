@@ -8,12 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #define ENTRY_BYTES 4096u /* of the arena for each entry: smaller writes find no entry before they find no room */
 #define ENTRIES_SPARE 256u
+#define NOWHERE UINT64_MAX
+#define WAIT_NS 1000000000u
 
 struct um_nbd_journal {
   pthread_mutex_t lock;
+  pthread_cond_t ended;
+  uint32_t waiting;      /* lock: threads in um_nbd_journal_wait */
   uint32_t block;        /* constant */
   bool flushes;          /* constant: an acknowledged write is kept until a FLUSH */
   um_nbd_entry *entries; /* changes only while nothing is in it; so the next three; lock, so all below */
@@ -23,7 +28,7 @@ struct um_nbd_journal {
   uint64_t first, made;        /* sequences: of the oldest whose place is taken, and of the next to be made */
   uint64_t begin, end;         /* bytes of the arena in use, as counts that only rise */
   uint64_t mark;               /* of the next FLUSH */
-  uint64_t doubted;            /* FLUSHes with a lower mark tell nothing */
+  uint64_t doubted;            /* FLUSHes with a lower mark tell nothing; UINT64_MAX: none does */
   um_nbd_entry *open, *newest; /* FLYING, DUE, UNSURE */
   um_nbd_journal_counts counts;
 };
@@ -69,11 +74,17 @@ um_nbd_journal *um_nbd_journal_make(uint64_t bytes, uint32_t block, bool flushes
     return NULL;
   }
   pthread_mutex_init(&journal->lock, NULL);
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&journal->ended, &attributes);
+  pthread_condattr_destroy(&attributes);
   return journal;
 }
 
 void um_nbd_journal_free(um_nbd_journal *journal) {
   munmap(journal->arena, total(journal->arena_size));
+  pthread_cond_destroy(&journal->ended);
   pthread_mutex_destroy(&journal->lock);
   free(journal);
 }
@@ -132,6 +143,8 @@ static void set_state(um_nbd_journal *journal, um_nbd_entry *entry, enum um_nbd_
     *(entry->next ? &entry->next->prev : &journal->newest) = entry->prev;
     entry->prev = entry->next = NULL;
   }
+  if (journal->waiting && !is_open(state))
+    pthread_cond_broadcast(&journal->ended);
   entry->state = state;
 }
 
@@ -150,6 +163,8 @@ static void release(um_nbd_journal *journal) {
       return;
     journal->begin = entry->end;
     journal->first++;
+    if (journal->waiting)
+      pthread_cond_broadcast(&journal->ended);
   }
 }
 
@@ -160,12 +175,14 @@ static bool overlaps(const um_nbd_journal *journal, uint64_t offset, uint64_t le
   return false;
 }
 
-/* Where `length` bytes lie in one piece, as a count; UINT64_MAX: there is no room. */
+/* Where a new entry's bytes would lie in one piece, as a count; NOWHERE: there is no room. */
 static uint64_t find_room(const um_nbd_journal *journal, uint32_t length) {
+  if (journal->made - journal->first == journal->entry_count)
+    return NOWHERE;
   uint64_t start = journal->end, to_end = journal->arena_size - start % journal->arena_size;
   if (length > to_end)
     start += to_end;
-  return start + length - journal->begin <= journal->arena_size ? start : UINT64_MAX;
+  return start + length - journal->begin <= journal->arena_size ? start : NOWHERE;
 }
 
 int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, const void *bytes,
@@ -173,11 +190,10 @@ int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, u
   uint32_t size = type == UM_NBD_CMD_WRITE ? length : 0;
   pthread_mutex_lock(&journal->lock);
   uint64_t start = find_room(journal, size);
-  bool busy = overlaps(journal, offset, length, true);
-  bool full = start == UINT64_MAX || journal->made - journal->first == journal->entry_count;
-  if (busy || full) {
+  int result = overlaps(journal, offset, length, true) ? -EBUSY : start == NOWHERE ? -ENOBUFS : 0;
+  if (result < 0) {
     pthread_mutex_unlock(&journal->lock);
-    return busy ? -EBUSY : -ENOBUFS;
+    return result;
   }
   um_nbd_entry *entry = &journal->entries[journal->made % journal->entry_count];
   *entry = (um_nbd_entry){
@@ -197,6 +213,21 @@ int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, u
     memcpy(entry->bytes, bytes, size);
   *made = entry;
   return 0;
+}
+
+void um_nbd_journal_wait(um_nbd_journal *journal, uint64_t offset, uint32_t length, uint64_t deadline_ns) {
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  uint64_t now = (uint64_t)until.tv_sec * 1000000000u + (uint64_t)until.tv_nsec;
+  deadline_ns = deadline_ns < now + WAIT_NS ? deadline_ns : now + WAIT_NS;
+  until = (struct timespec){(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
+  pthread_mutex_lock(&journal->lock);
+  journal->waiting++;
+  int result = 0;
+  while (result == 0 && (overlaps(journal, offset, length, true) || find_room(journal, length) == NOWHERE))
+    result = pthread_cond_timedwait(&journal->ended, &journal->lock, &until);
+  journal->waiting--;
+  pthread_mutex_unlock(&journal->lock);
 }
 
 static void keep(um_nbd_journal *journal, um_nbd_entry *entry) {
@@ -281,6 +312,12 @@ static void find_waiting(um_nbd_journal *journal) {
   for (um_nbd_entry *cause = journal->open; cause; cause = cause->next)
     for (um_nbd_entry *entry = cause->waits ? cause->next : NULL; entry; entry = entry->next)
       entry->waits = entry->waits || touches(entry, cause->offset, cause->length);
+}
+
+void um_nbd_journal_distrust(um_nbd_journal *journal) {
+  pthread_mutex_lock(&journal->lock);
+  journal->doubted = UINT64_MAX;
+  pthread_mutex_unlock(&journal->lock);
 }
 
 void um_nbd_journal_doubt(um_nbd_journal *journal) {

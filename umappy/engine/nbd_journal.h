@@ -15,9 +15,9 @@
  *
  * A lost entry also waits for its caller to be told how it ended (settled).
  *
- * Memory only, no I/O and no waiting; every call takes the lock. The mending thread alone moves DUE and UNSURE on, and
- * loses and doubts only while no caller is between making and ending an entry (the gate of nbd_recover.c), so nothing
- * here need tell an acknowledgement of the old server from one of the new. */
+ * Memory only, no I/O; every call takes the lock, and only `wait` waits. The mending thread alone moves DUE and UNSURE
+ * on, and loses and doubts only while no caller is between making and ending an entry (the gate of nbd_recover.c), so
+ * nothing here need tell an acknowledgement of the old server from one of the new. */
 #ifndef UM_NBD_JOURNAL_H
 #define UM_NBD_JOURNAL_H
 
@@ -74,6 +74,9 @@ uint32_t um_nbd_journal_capacity(um_nbd_journal *journal);
  * something ended, or a FLUSH. */
 int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, const void *bytes,
                        uint32_t length, um_nbd_entry **entry);
+/* After -EBUSY or -ENOBUFS, with nothing of one's own in flight, outside the gate: until something ended, so that it is
+ * worth another try; for a second at most, as there are other reasons to look up. `deadline_ns` by CLOCK_MONOTONIC. */
+void um_nbd_journal_wait(um_nbd_journal *journal, uint64_t offset, uint32_t length, uint64_t deadline_ns);
 /* The request of a FLYING entry ended: exactly one of these. */
 void um_nbd_journal_acknowledge(um_nbd_journal *journal, um_nbd_entry *entry); /* the server took it */
 void um_nbd_journal_remove(um_nbd_journal *journal, um_nbd_entry *entry); /* refused by the server, or never sent */
@@ -88,6 +91,8 @@ void um_nbd_journal_abandon(um_nbd_journal *journal, um_nbd_entry *entry); /* th
 uint64_t um_nbd_journal_mark(um_nbd_journal *journal);
 /* It succeeded: what it covers is gone. false: since its begin something was doubted, and nothing is: flush again. */
 bool um_nbd_journal_flushed(um_nbd_journal *journal, uint64_t mark);
+/* A FLUSH failed: none that is under way tells anything, nor one that begins before `doubt`. Any thread. */
+void um_nbd_journal_distrust(um_nbd_journal *journal);
 /* The server may not have what is KEPT: it is DUE. Nobody is between making and ending an entry. */
 void um_nbd_journal_doubt(um_nbd_journal *journal);
 
