@@ -6,10 +6,9 @@
  *   nbd_blocks.c      requests that are not whole blocks of the server
  *   nbd_recover.c     the mending thread: connecting again, what may have been lost written again
  *   nbd_journal.c     bytes written that no FLUSH covers yet; memory only
- *   nbd_link.c        one connection: sending, receiving, who does which, deadlines
- *   nbd_wait.c        a thread that waits for its requests, on several connections
- *   nbd_reply.c       the parser of replies; no I/O
- *   nbd_handshake.c   from a connected stream to an export
+ *   nbd_link.c        one connection: requests queued and in flight, who sends and who receives, deadlines, giving it
+ * up nbd_link_io.c     the sending and the receiving nbd_wait.c        a thread that waits for its requests, on several
+ * connections nbd_reply.c       the parser of replies; no I/O nbd_handshake.c   from a connected stream to an export
  *   nbd_transport.c   sockets
  *   nbd_tls.c         TLS over one
  *
@@ -50,6 +49,8 @@
 #define UM_NBD_SLOTS 256u  /* requests a link has in flight at most */
 #define UM_NBD_WINDOW 128u /* requests a thread has in flight at most */
 #define UM_NBD_TEXT 256u
+#define UM_NBD_STAGING (64u << 10) /* bytes received at once that are copied afterwards */
+#define UM_NBD_WAKES 32u           /* of waiters, put off to the end of what was received at once */
 
 typedef struct um_nbd_store um_nbd_store;
 typedef struct um_nbd_link um_nbd_link;
@@ -86,24 +87,28 @@ struct um_nbd_link {
   um_nbd_store *store; /* constant */
   uint32_t index;      /* in store->links; constant */
   pthread_mutex_t lock;
-  um_nbd_transport *transport; /* lock to change; NULL: never was connected, or closed after a loss */
+  um_nbd_transport *transport; /* lock; NULL: never was connected, or closed after a loss */
   um_nbd_export export_;       /* of the connection; changes only while the link is down */
-  _Atomic bool up;             /* requests are taken; set by um_nbd_link_open, cleared by um_nbd_link_fail */
-  bool receiving, sending;     /* a thread is inside the socket call, or writes what it received; lock, and so all: */
+  _Atomic bool up;             /* requests are taken; lock to change, and so all down to `fail_text`: */
+  bool receiving, sending;     /* a thread is inside the socket's call, or uses what it received */
   um_nbd_waiter *driver;       /* who receives; NULL: nobody */
-  um_nbd_waiter *sender;       /* whose thread sends; NULL: nobody, and then queue is empty or slots are short */
+  um_nbd_waiter *sender;       /* whose thread sends; NULL: nobody, and then the queue is empty or slots are short */
   um_nbd_request *queue_first, *queue_last;   /* not all sent yet, in order; the first maybe in part */
   um_nbd_request *flight_first, *flight_last; /* sent, not answered, in order of sending */
   uint32_t sent;                              /* bytes of queue_first that are out */
+  uint32_t owed;                              /* requests in the two lists */
+  uint64_t first_ns;                          /* when the first of both became that; deadlines begin there */
   um_nbd_request *slots[UM_NBD_SLOTS];        /* by cookie % UM_NBD_SLOTS; NULL: free */
-  uint32_t generation;                        /* of cookies */
-  uint32_t flying;                            /* slots in use */
-  _Atomic uint64_t load;                      /* bytes asked for and not there yet: to choose a link; no lock */
-  um_nbd_reply reply;                         /* the parser; the driver's while receiving */
-  uint8_t *staging;            /* what was received and not parsed yet; the driver's, and so the next two */
-  uint32_t staged, parsed;     /* bytes in it; of these, parsed */
-  int fail_code;               /* errno why it is down */
-  char fail_text[UM_NBD_TEXT]; /* in words; "" while it is up */
+  uint16_t free_slots[UM_NBD_SLOTS];          /* a stack */
+  uint32_t free_count;
+  uint64_t generation;                  /* of cookies; never begins anew */
+  int fail_code;                        /* errno why it is down */
+  char fail_text[UM_NBD_TEXT];          /* in words; "" while it is up */
+  _Atomic uint64_t load;                /* bytes asked for and not there yet, about: to choose a link; no lock */
+  um_nbd_reply reply;                   /* the parser; the driver's while receiving, and so the next: */
+  uint8_t *staging;                     /* UM_NBD_STAGING bytes */
+  um_nbd_waiter *to_wake[UM_NBD_WAKES]; /* whose requests have just ended */
+  uint32_t to_wake_count;
 };
 
 /* One thread inside a call of the store. */
@@ -113,6 +118,7 @@ struct um_nbd_waiter {
   _Atomic bool asleep;                    /* in poll, or about to be: who has something for it writes to `wake` */
   um_nbd_request *_Atomic ended;          /* a stack of what ended and was not collected */
   uint32_t pending[UM_NBD_LINKS];         /* requests given to each link and not collected; its thread's */
+  uint32_t pending_count;                 /* of all links; likewise */
   um_nbd_waiter *next;                    /* waiters_lock: the free ones */
   um_nbd_waiter *all_next;                /* constant: all, for a fork */
   um_nbd_request requests[UM_NBD_WINDOW]; /* for its thread to use */
@@ -176,16 +182,30 @@ int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns);
  * `sent`. */
 void um_nbd_link_submit(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *first);
 
+um_nbd_link *um_nbd_link_choose(um_nbd_store *store); /* that is up with the least to do, or NULL */
+/* For who waits. What `waiter` has to do on the link: POLLIN, POLLOUT, or nothing; the socket to poll, and the moment
+ * at which the link is overdue. */
+short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descriptor, uint64_t *deadline_ns);
+void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter); /* what there is, if it drives */
+void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter);    /* what can go out, if it sends */
+void um_nbd_link_leave(um_nbd_link *link, um_nbd_waiter *waiter);   /* hands its roles to others that wait */
+void um_nbd_link_check(um_nbd_link *link);                          /* gives it up where it is overdue */
+
+/* Between nbd_link.c and nbd_link_io.c; lock held. */
+void um_nbd_link_sweep(um_nbd_link *link); /* it is down: if nobody is inside, all its requests end lost */
+void um_nbd_link_finish(um_nbd_link *link, um_nbd_request *request); /* its owner is told, but not woken */
+void um_nbd_link_flew(um_nbd_link *link, um_nbd_request *request);   /* it went out: from the queue to the flight */
+
 /* nbd_wait.c */
 um_nbd_waiter *um_nbd_waiter_take(um_nbd_store *store); /* NULL: no memory, or no descriptors */
 void um_nbd_waiter_give(um_nbd_waiter *waiter);         /* nothing of it is pending */
-/* Until at least one of the waiter's requests has ended: those that did, a chain by `next`. NULL: none is pending. */
-um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter);
+/* Until at least one of the waiter's requests has ended: those that did, a chain by `next`, in no order. NULL: none is
+ * pending, or `until_ns` came (UINT64_MAX: never): call again, for what is pending will end. */
+um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter, uint64_t until_ns);
+void um_nbd_wake(um_nbd_waiter *waiter); /* if it sleeps */
 /* Does requests on one link, up or down, and waits for all; for the mending thread. Each ends with its code and `lost`.
  */
 void um_nbd_link_do(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *requests, uint32_t count);
-/* The link that is up with the least to do, or NULL. */
-um_nbd_link *um_nbd_link_choose(um_nbd_store *store);
 
 /* nbd_recover.c */
 int um_nbd_recover_start(um_nbd_store *store); /* the mending thread, all signals blocked; at opening */

@@ -27,13 +27,12 @@ struct um_nbd_request {
   bool lost; /* the connection ended first */
   bool sent; /* some byte of it may have reached the server: what is lost may be done later */
   /* The link's: */
-  bool queued;                 /* not all of it is sent */
-  bool answered;               /* while it was being sent */
-  struct um_nbd_waiter *owner; /* who collects it */
-  struct um_nbd_link *link;    /* that it was submitted to */
-  um_nbd_request *next, *prev; /* of the list it is in */
-  uint64_t cookie;
-  uint64_t deadline_ns;
+  bool queued;                         /* not all of it is sent */
+  bool answered;                       /* while it was being sent */
+  struct um_nbd_waiter *owner;         /* who collects it */
+  struct um_nbd_link *link;            /* that it was submitted to */
+  um_nbd_request *next, *prev;         /* of the list it is in */
+  uint64_t cookie;                     /* 0: no byte of it was sent */
   uint8_t header[UM_NBD_REQUEST_SIZE]; /* as it is sent */
   /* The parser's: */
   uint32_t covered;      /* bytes from its start that arrived */

@@ -29,7 +29,8 @@ typedef struct um_nbd_transport_ops {
 
 struct um_nbd_transport {
   const um_nbd_transport_ops *ops;
-  int descriptor;               /* to poll; constant */
+  bool drains;    /* a receive that gave less than it could took all there was: poll tells of more; constant */
+  int descriptor; /* to poll; constant */
   _Atomic short send_events;    /* what a send that returned -EAGAIN waits for: POLLOUT, but for TLS */
   _Atomic short receive_events; /* and a receive: POLLIN, but for TLS */
   const char *_Atomic why;      /* words on a call's -errno, from that failure on; NULL: the number says it all */

@@ -1,0 +1,228 @@
+/* nbd_link_io.c: sending and receiving on a link, each by the one thread that has the role.
+ *
+ * What is queued goes out together: many requests, one system call. What comes in goes straight to the buffer it is for
+ * once its head was read; what follows lands in a staging area, and is copied from there: much where replies are short
+ * and many come at once, little where they are long. Where a thread waits for a single reply, its head and data are
+ * received by one call, as the place of the data is known before. */
+#include "nbd.h"
+
+#include "internal.h"
+
+#define PARTS 256            /* of a send: two for each write */
+#define SEND_MAX (1u << 20)  /* bytes of a send, about */
+#define SHORT (16u << 10)    /* replies up to this many bytes are received many at once */
+#define AHEAD 4096u          /* bytes received behind a longer one */
+#define GUESS_MAX (1u << 20) /* bytes of a single reply whose place is guessed */
+#define TURNS 8              /* receives one after another */
+
+static void write_header(um_nbd_request *request) {
+  uint8_t *at = request->header;
+  um_nbd_put32(at, UM_NBD_REQUEST_MAGIC);
+  um_nbd_put16(at + 4, request->flags);
+  um_nbd_put16(at + 6, request->type);
+  um_nbd_put64(at + 8, request->cookie);
+  um_nbd_put64(at + 16, request->offset);
+  um_nbd_put32(at + 24, request->length);
+}
+
+static uint32_t count_bytes(const um_nbd_request *request) {
+  return UM_NBD_REQUEST_SIZE + (request->type == UM_NBD_CMD_WRITE ? request->length : 0);
+}
+
+static bool take_slot(um_nbd_link *link, um_nbd_request *request) {
+  if (request->cookie)
+    return true;
+  if (link->free_count == 0)
+    return false;
+  uint16_t slot = link->free_slots[--link->free_count];
+  request->cookie = ++link->generation * UM_NBD_SLOTS + slot;
+  request->sent = true;
+  link->slots[slot] = request;
+  write_header(request);
+  return true;
+}
+
+static void add_part(struct iovec *parts, int *count, void *bytes, uint32_t length, uint32_t *skip) {
+  if (*skip >= length) {
+    *skip -= length;
+    return;
+  }
+  parts[(*count)++] = (struct iovec){(char *)bytes + *skip, length - *skip};
+  *skip = 0;
+}
+
+/* What is to go out now, of as many requests as there are slots for. */
+static int plan_send(um_nbd_link *link, struct iovec *parts) {
+  int count = 0;
+  uint32_t skip = link->sent;
+  uint64_t bytes = 0;
+  for (um_nbd_request *request = link->queue_first; request; request = request->next) {
+    if (count + 2 > PARTS || bytes >= SEND_MAX || !take_slot(link, request))
+      break;
+    bytes += count_bytes(request);
+    add_part(parts, &count, request->header, UM_NBD_REQUEST_SIZE, &skip);
+    if (request->type == UM_NBD_CMD_WRITE)
+      add_part(parts, &count, request->buffer, request->length, &skip);
+  }
+  return count;
+}
+
+/* So many bytes went out. False: the server answered what it had not been sent. */
+static bool note_sent(um_nbd_link *link, size_t bytes) {
+  uint64_t out = link->sent + bytes;
+  for (um_nbd_request *request; (request = link->queue_first) && out >= count_bytes(request);) {
+    out -= count_bytes(request);
+    um_nbd_link_flew(link, request);
+    if (request->answered) {
+      um_nbd_waiter *owner = request->owner;
+      um_nbd_link_finish(link, request);
+      um_nbd_wake(owner);
+    }
+  }
+  link->sent = (uint32_t)out;
+  return !link->queue_first || !link->queue_first->answered;
+}
+
+void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
+  struct iovec parts[PARTS];
+  ssize_t n = 0;
+  bool sane = true;
+  pthread_mutex_lock(&link->lock);
+  while (link->up && link->sender == waiter && sane && n >= 0) {
+    int count = plan_send(link, parts);
+    if (count == 0) {
+      link->sender = NULL;
+      break;
+    }
+    um_nbd_transport *transport = link->transport;
+    link->sending = true;
+    pthread_mutex_unlock(&link->lock);
+    n = transport->ops->send(transport, parts, count);
+    pthread_mutex_lock(&link->lock);
+    link->sending = false;
+    if (n > 0)
+      sane = note_sent(link, (size_t)n);
+  }
+  um_nbd_link_sweep(link);
+  pthread_mutex_unlock(&link->lock);
+  if (!sane)
+    um_nbd_link_fail(link, EPROTO, "the server answered a request that it had not been sent");
+  else if (n < 0 && n != -EAGAIN)
+    um_nbd_link_fail(link, (int)-n, "sending to the server: %s", strerror((int)-n));
+}
+
+/* One receive: its parts, and what is known of them. */
+typedef struct receiving {
+  struct iovec parts[2];
+  int count;
+  size_t room;  /* bytes of the first part that is a reply's data; 0: none is */
+  void *guess;  /* the second part is the place of this request's data, if it is what comes; NULL: it is not */
+  size_t asked; /* bytes of all */
+} receiving;
+
+static void plan_receive(um_nbd_link *link, um_nbd_waiter *waiter, receiving *r) {
+  um_nbd_reply *reply = &link->reply;
+  void *to;
+  *r = (receiving){.room = um_nbd_reply_room(reply, &to)};
+  if (r->room)
+    r->parts[r->count++] = (struct iovec){to, r->room};
+  size_t ahead = UM_NBD_STAGING;
+  pthread_mutex_lock(&link->lock);
+  const um_nbd_request *first = link->flight_first;
+  if (first && first->length > SHORT)
+    ahead = AHEAD;
+  if (link->owed == 1 && first && first->type == UM_NBD_CMD_READ && first->owner == waiter &&
+      first->length <= GUESS_MAX && !r->room && reply->held == 0 && reply->left == 0) {
+    r->guess = first->buffer;
+    ahead = reply->structured ? UM_NBD_CHUNK_SIZE + 8 : UM_NBD_SIMPLE_SIZE;
+  } else if (link->owed == 1 && r->room) {
+    ahead = UM_NBD_CHUNK_SIZE + 8;
+  }
+  size_t guessed = r->guess ? first->length : 0;
+  pthread_mutex_unlock(&link->lock);
+  r->parts[r->count++] = (struct iovec){link->staging, ahead};
+  if (r->guess)
+    r->parts[r->count++] = (struct iovec){r->guess, guessed};
+  r->asked = r->room + ahead + guessed;
+}
+
+/* Bytes that were received into a request's buffer, and may be something else: what parses them would overwrite them.
+ */
+static int feed_guess(um_nbd_reply *reply, const void *guess, size_t n) {
+  void *to;
+  if (um_nbd_reply_room(reply, &to) >= n && to == guess)
+    return um_nbd_reply_filled(reply, n);
+  uint8_t *copy = malloc(n);
+  if (!copy)
+    return -ENOMEM;
+  memcpy(copy, guess, n);
+  int result = um_nbd_reply_feed(reply, copy, n);
+  free(copy);
+  return result;
+}
+
+static int parse(um_nbd_link *link, const receiving *r, size_t n) {
+  um_nbd_reply *reply = &link->reply;
+  int result = 0;
+  if (r->room) {
+    size_t placed = um_min(n, r->room);
+    n -= placed;
+    result = um_nbd_reply_filled(reply, placed);
+  }
+  size_t ahead = um_min(n, r->parts[r->room ? 1 : 0].iov_len);
+  if (result == 0 && ahead)
+    result = um_nbd_reply_feed(reply, link->staging, ahead);
+  return result == 0 && n > ahead ? feed_guess(reply, r->guess, n - ahead) : result;
+}
+
+static void wake_all(um_nbd_link *link) {
+  for (uint32_t i = 0; i < link->to_wake_count; i++)
+    um_nbd_wake(link->to_wake[i]);
+  link->to_wake_count = 0;
+}
+
+/* 0, or -errno of the connection's end. */
+static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
+  um_nbd_transport *transport = link->transport;
+  for (int turn = 0; turn < TURNS || !transport->drains; turn++) {
+    receiving r;
+    plan_receive(link, waiter, &r);
+    ssize_t n = transport->ops->receive(transport, r.parts, r.count);
+    if (n == -EAGAIN)
+      return 0;
+    if (n <= 0)
+      return n == 0 ? -ENODATA : (int)n;
+    int result = parse(link, &r, (size_t)n);
+    wake_all(link);
+    if (result < 0)
+      return result;
+    if (transport->drains && ((size_t)n < r.asked || atomic_load(&waiter->ended)))
+      return 0;
+  }
+  return 0;
+}
+
+void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
+  pthread_mutex_lock(&link->lock);
+  bool mine = link->up && link->driver == waiter;
+  link->receiving |= mine;
+  pthread_mutex_unlock(&link->lock);
+  if (!mine)
+    return;
+  int result = receive_turns(link, waiter);
+  pthread_mutex_lock(&link->lock);
+  link->receiving = false;
+  um_nbd_link_sweep(link);
+  bool sends = link->up && !link->sender && link->queue_first && link->free_count > 0;
+  if (sends)
+    link->sender = waiter;
+  pthread_mutex_unlock(&link->lock);
+  if (result == -ENODATA)
+    um_nbd_link_fail(link, ECONNRESET, "the server closed the connection");
+  else if (result == -EPROTO)
+    um_nbd_link_fail(link, EPROTO, "the server does not keep to the protocol: %s", link->reply.why);
+  else if (result < 0)
+    um_nbd_link_fail(link, -result, "receiving from the server: %s", strerror(-result));
+  else if (sends)
+    um_nbd_link_send(link, waiter);
+}
