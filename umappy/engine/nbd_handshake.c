@@ -40,7 +40,7 @@ static int explain(shaking *s, int result, const char *what) {
     return refuse(s, ETIMEDOUT, "%s: the server says nothing", what);
   if (result == -ECONNRESET)
     return refuse(s, ECONNRESET, "%s: the server closed the connection", what);
-  return refuse(s, -result, "%s: %s", what, strerror(-result));
+  return refuse(s, -result, "%s: %s", what, um_nbd_transport_explain(*s->transport, result));
 }
 
 static int receive(shaking *s, void *buffer, size_t length, const char *what) {

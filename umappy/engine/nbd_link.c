@@ -241,6 +241,8 @@ short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descripto
       events |= atomic_load(&link->transport->send_events);
     *descriptor = link->transport->descriptor;
     *deadline_ns = link->first_ns + link->store->target.timeout_ns;
+    if (link->driver == waiter && atomic_load(&link->transport->held))
+      *deadline_ns = 0;
   }
   pthread_mutex_unlock(&link->lock);
   return events;

@@ -85,6 +85,7 @@ static bool note_sent(um_nbd_link *link, size_t bytes) {
 
 void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
   struct iovec parts[PARTS];
+  char why[UM_NBD_TEXT];
   ssize_t n = 0;
   bool sane = true;
   pthread_mutex_lock(&link->lock);
@@ -98,6 +99,8 @@ void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
     link->sending = true;
     pthread_mutex_unlock(&link->lock);
     n = transport->ops->send(transport, parts, count);
+    if (n < 0)
+      snprintf(why, sizeof why, "%s", um_nbd_transport_explain(transport, (int)n));
     pthread_mutex_lock(&link->lock);
     link->sending = false;
     if (n > 0)
@@ -108,7 +111,7 @@ void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
   if (!sane)
     um_nbd_link_fail(link, EPROTO, "the server answered a request that it had not been sent");
   else if (n < 0 && n != -EAGAIN)
-    um_nbd_link_fail(link, (int)-n, "sending to the server: %s", strerror((int)-n));
+    um_nbd_link_fail(link, (int)-n, "sending to the server: %s", why);
 }
 
 /* One receive: its parts, and what is known of them. */
@@ -184,7 +187,7 @@ static void wake_all(um_nbd_link *link) {
 /* 0, or -errno of the connection's end. */
 static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
   um_nbd_transport *transport = link->transport;
-  for (int turn = 0; turn < TURNS || !transport->drains; turn++) {
+  for (int turn = 0; turn < TURNS; turn++) {
     receiving r;
     plan_receive(link, waiter, &r);
     ssize_t n = transport->ops->receive(transport, r.parts, r.count);
@@ -196,7 +199,7 @@ static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
     wake_all(link);
     if (result < 0)
       return result;
-    if (transport->drains && ((size_t)n < r.asked || atomic_load(&waiter->ended)))
+    if ((transport->drains && (size_t)n < r.asked) || atomic_load(&waiter->ended))
       return 0;
   }
   return 0;
@@ -209,7 +212,9 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
   pthread_mutex_unlock(&link->lock);
   if (!mine)
     return;
+  char why[UM_NBD_TEXT];
   int result = receive_turns(link, waiter);
+  snprintf(why, sizeof why, "%s", result < 0 ? um_nbd_transport_explain(link->transport, result) : "");
   pthread_mutex_lock(&link->lock);
   link->receiving = false;
   um_nbd_link_sweep(link);
@@ -222,7 +227,7 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
   else if (result == -EPROTO)
     um_nbd_link_fail(link, EPROTO, "the server does not keep to the protocol: %s", link->reply.why);
   else if (result < 0)
-    um_nbd_link_fail(link, -result, "receiving from the server: %s", strerror(-result));
+    um_nbd_link_fail(link, -result, "receiving from the server: %s", why);
   else if (sends)
     um_nbd_link_send(link, waiter);
 }

@@ -185,8 +185,10 @@ static int set_host(making *m, um_ssl *ssl) {
   return set ? 0 : refuse(m, EINVAL, "%s is no name of a host that a certificate could hold", host);
 }
 
-static int explain_failure(making *m, um_ssl *ssl, int code) {
+static int explain_failure(making *m, um_ssl *ssl, const um_nbd_transport *outer, int code) {
   const um_openssl *o = m->openssl;
+  if (outer->why)
+    return refuse(m, -code, "%s", outer->why);
   if (code == -ETIMEDOUT)
     return refuse(m, ETIMEDOUT, "the server did not finish the TLS handshake in time");
   if (code == -ECONNRESET || code == -EPIPE)
@@ -237,7 +239,7 @@ static int connect_over(making *m, um_nbd_transport **transport, uint64_t deadli
     *transport = outer;
     return 0;
   }
-  result = explain_failure(m, ssl, result);
+  result = explain_failure(m, ssl, outer, result);
   um_nbd_tls_stream_discard(outer);
   return result;
 }

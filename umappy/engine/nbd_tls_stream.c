@@ -119,9 +119,9 @@ static um_bio_method *find_method(const um_openssl *openssl) {
 /* OpenSSL has failed, for ever; this thread's queue of errors holds why. 0: as the other end has closed; -errno. */
 static int end(stream *s) {
   if (s->failed == 0 && !s->closed) {
-    um_nbd_tls_explain(s->openssl, s->why, sizeof s->why);
+    int reason = um_nbd_tls_explain(s->openssl, s->why, sizeof s->why);
     atomic_store(&s->transport.why, s->why);
-    fail(s, -EPROTO);
+    fail(s, reason >= UM_SSL_ALERT ? -EACCES : -EBADMSG);
   }
   return s->failed;
 }
@@ -204,6 +204,7 @@ static ssize_t receive_record(stream *s, void *buffer, size_t room) {
       result = end(s);
     flush(s);
   }
+  atomic_store(&s->transport.held, result > 0 && (s->in_start < s->in_end || s->openssl->pending(s->ssl) > 0));
   pthread_mutex_unlock(&s->lock);
   return result;
 }

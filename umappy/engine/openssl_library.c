@@ -55,6 +55,7 @@ static const um_symbol wanted[] = {
     FUNCTION(verify_result, "SSL_get_verify_result"),
     FUNCTION(verify_text, "X509_verify_cert_error_string"),
     FUNCTION(read, "SSL_read_ex"),
+    FUNCTION(pending, "SSL_pending"),
     FUNCTION(peek, "SSL_peek_ex"),
     FUNCTION(write, "SSL_write_ex"),
     FUNCTION(shutdown, "SSL_shutdown"),

@@ -102,6 +102,7 @@ typedef struct um_openssl {
   const char *(*verify_text)(long result);
   int (*handshake)(um_ssl *ssl);
   int (*read)(um_ssl *ssl, void *bytes, size_t room, size_t *count);
+  int (*pending)(const um_ssl *ssl); /* bytes that are decrypted and were not read */
   int (*peek)(um_ssl *ssl, void *bytes, size_t room, size_t *count);
   int (*write)(um_ssl *ssl, const void *bytes, size_t length, size_t *count);
   int (*shutdown)(um_ssl *ssl);
