@@ -8,6 +8,8 @@
 
 #include "internal.h"
 
+#include <stdio.h>
+
 #define PARTS 256            /* of a send: two for each write */
 #define SEND_MAX (1u << 20)  /* bytes of a send, about */
 #define SHORT (16u << 10)    /* replies up to this many bytes are received many at once */
