@@ -36,11 +36,13 @@ __attribute__((format(printf, 3, 4))) static int refuse(shaking *s, int code, co
 }
 
 static int explain(shaking *s, int result, const char *what) {
+  if ((*s->transport)->why)
+    return refuse(s, -result, "%s: %s", what, (*s->transport)->why);
   if (result == -ETIMEDOUT)
     return refuse(s, ETIMEDOUT, "%s: the server says nothing", what);
   if (result == -ECONNRESET)
     return refuse(s, ECONNRESET, "%s: the server closed the connection", what);
-  return refuse(s, -result, "%s: %s", what, um_nbd_transport_explain(*s->transport, result));
+  return refuse(s, -result, "%s: %s", what, strerror(-result));
 }
 
 static int receive(shaking *s, void *buffer, size_t length, const char *what) {

@@ -20,6 +20,12 @@
 #define OUT_FULL (64u << 10) /* bytes from which on no more is encrypted */
 #define OUT_SIZE (OUT_FULL + 2 * (RECORD + RECORD_EXTRA))
 
+/* Some servers say no more when they miss a certificate. */
+#define CLOSED_AT_ONCE                                                                                                 \
+  "the server closed the connection right after the TLS handshake; if it wants a certificate of ours: "                \
+  "client-cert.pem "                                                                                                   \
+  "and client-key.pem go into the folder that tls-certificates names"
+
 typedef struct stream {
   um_nbd_transport transport;
   um_nbd_transport *inner; /* constant */
@@ -27,7 +33,7 @@ typedef struct stream {
   pthread_mutex_t lock;
   um_ssl *ssl; /* lock, and so all that follows but `taken` and `plain` */
   uint32_t in_start, in_end, out_start, out_end;
-  bool closed;           /* the other end sends no more */
+  bool closed, received; /* the other end sends no more; has sent something */
   int failed, unsent;    /* -errno for ever, of all and of sending; 0 */
   size_t taken;          /* bytes that were encrypted and not yet reported as sent; the sender's, and so the next */
   uint8_t plain[RECORD]; /* where small parts become one record */
@@ -202,6 +208,9 @@ static ssize_t receive_record(stream *s, void *buffer, size_t room) {
       s->closed = true;
     else
       result = end(s);
+    s->received |= result > 0;
+    if (result == 0 && !s->received)
+      atomic_store(&s->transport.why, CLOSED_AT_ONCE);
     flush(s);
   }
   atomic_store(&s->transport.held, result > 0 && (s->in_start < s->in_end || s->openssl->pending(s->ssl) > 0));
