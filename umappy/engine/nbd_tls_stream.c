@@ -132,6 +132,12 @@ static int end(stream *s) {
   return s->failed;
 }
 
+/* Nothing came, and nothing will. */
+static void note_end(stream *s) {
+  if (!s->received && !s->transport.why)
+    atomic_store(&s->transport.why, CLOSED_AT_ONCE);
+}
+
 /* One record of the parts from `skip` on into `out`; bytes of data in it, 0: OpenSSL has failed. */
 static size_t encrypt(stream *s, const struct iovec *parts, int count, size_t skip) {
   while (count > 0 && skip >= parts->iov_len) {
@@ -165,6 +171,7 @@ static int look_for_reason(stream *s) {
   int done = s->openssl->peek(s->ssl, &byte, 1, &count);
   if (done != 1 && s->openssl->error_of(s->ssl, done) == UM_SSL_ERROR_SSL)
     end(s);
+  note_end(s);
   return s->failed ? s->failed : s->unsent;
 }
 
@@ -209,8 +216,8 @@ static ssize_t receive_record(stream *s, void *buffer, size_t room) {
     else
       result = end(s);
     s->received |= result > 0;
-    if (result == 0 && !s->received)
-      atomic_store(&s->transport.why, CLOSED_AT_ONCE);
+    if (result <= 0 && result != -EAGAIN)
+      note_end(s);
     flush(s);
   }
   atomic_store(&s->transport.held, result > 0 && (s->in_start < s->in_end || s->openssl->pending(s->ssl) > 0));
