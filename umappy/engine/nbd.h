@@ -139,12 +139,15 @@ struct um_nbd_store {
   um_nbd_export export_;    /* as it was when it was opened; constant: what every new connection must tell */
   um_nbd_link *links;       /* link_count of them; constant */
   uint32_t link_count;      /* constant */
-  bool keeps;               /* writes go to the journal: writable, and the server has FLUSH; constant */
+  bool keeps;               /* writes go to the journal: it is writable; constant */
   uint64_t fork_generation; /* it was opened in; constant */
   pthread_mutex_t lock;
   pthread_cond_t changed;         /* state, gate, entries settled */
   enum um_nbd_state state;        /* lock */
-  char why[UM_NBD_TEXT];          /* lock: of AWAY and CHANGED, what went wrong */
+  char why[UM_NBD_TEXT];          /* lock: what went wrong last */
+  _Atomic uint64_t epoch;         /* losses so far; lock to change */
+  _Atomic bool calm;              /* UP, and nothing is to be written again; lock to change */
+  _Atomic uint64_t reconnects;    /* times a connection came back */
   um_nbd_journal *journal;        /* constant; NULL where not `keeps` */
   struct um_nbd_recover *recover; /* constant */
   um_nbd_guard guard;
@@ -207,23 +210,39 @@ void um_nbd_wake(um_nbd_waiter *waiter); /* if it sleeps */
  */
 void um_nbd_link_do(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *requests, uint32_t count);
 
-/* nbd_recover.c */
-int um_nbd_recover_start(um_nbd_store *store); /* the mending thread, all signals blocked; at opening */
-void um_nbd_recover_stop(um_nbd_store *store); /* wakes who waits (UM_NBD_CLOSED), ends the thread */
+/* nbd_recover.c
+ *
+ * A read:  do { await(.., &epoch) .. submit, wait .. } while (lost, or store->epoch is another now);
+ *          the last is for who was held up between its await and its sending while the server was lost, came back, and
+ *          had not been given again what it forgot.
+ * A write: enter; add, submit, wait, then acknowledge, remove or lose each entry; leave; settle what was lost.
+ *          add said -EBUSY or -ENOBUFS: end what is in flight of one's own, leave, then um_nbd_journal_wait, or a
+ * FLUSH; enter again. Nobody waits inside but for requests that it submitted, and nobody enters twice. A FLUSH: enter;
+ * mark; submit, wait; where the server refused it: doubt; else flushed: where that says no, or the request was lost,
+ * again from the begin; leave. A store without FLUSH only enters and leaves.
+ *
+ * All connections of an epoch are made before any of its writes is sent. So where a server is restarted, no write that
+ * one connection acknowledged is taken for flushed by a FLUSH of another: of an older server only connections are left
+ * that are dead. */
+int um_nbd_recover_start(um_nbd_store *store); /* at opening, the links up: the mending thread, all signals blocked */
+/* At closing, nobody inside any call: ends the thread. Waits before, up to retry_ns, where the server lost what it had
+ * acknowledged and nobody has flushed: -ETIMEDOUT where that stays so. */
+int um_nbd_recover_stop(um_nbd_store *store, um_error *error);
 void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link); /* it just went down; any thread, no locks held */
-/* Until a read of these bytes can go: a link is up, and no entry of a journal that is being replayed overlaps them. 0,
- * or -ETIMEDOUT, -code (CHANGED) with error filled. Costs next to nothing while the store is UP. */
-int um_nbd_recover_await(um_nbd_store *store, uint64_t offset, uint64_t length, uint64_t deadline_ns, um_error *error);
-/* A write, zeroing, trim or FLUSH (`op`) is made, sent and ended between these two; the mending thread closes this gate
- * and waits for who is inside before it replays. Entries are made inside. The same codes. */
+/* Until a read of these bytes can go: a link is up, and nothing that is still to be written again overlaps them. 0, or
+ * -errno with error filled. Costs next to nothing while the store is calm. */
+int um_nbd_recover_await(um_nbd_store *store, uint64_t offset, uint64_t length, uint64_t deadline_ns, uint64_t *epoch,
+                         um_error *error);
+/* Likewise for writes, zeroes, discards (UM_OP_WRITE) and FLUSH (UM_OP_FLUSH, which waits until nothing at all is to be
+ * written again). While anybody is inside, nothing that is kept changes but by their hands. */
 int um_nbd_recover_enter(um_nbd_store *store, int op, uint64_t offset, uint64_t length, uint64_t deadline_ns,
                          um_error *error);
 void um_nbd_recover_leave(um_nbd_store *store);
-/* Outside the gate: waits until an entry whose request was lost is settled, that is written again, read back and
- * flushed; it is gone then. -ETIMEDOUT: it stays, and will be settled some day. */
+/* Outside: waits until an entry that was lost has been written again; then, and where this fails, it is no longer the
+ * caller's. -ETIMEDOUT: it will be written some day; nothing newer is, for these bytes, before that. */
 int um_nbd_recover_settle(um_nbd_store *store, um_nbd_entry *entry, uint64_t deadline_ns, um_error *error);
-/* A FLUSH failed: the server may have thrown away what it was to make durable. Everything kept is to be written again
- * before the next FLUSH may succeed. Inside the gate. */
-void um_nbd_recover_doubt(um_nbd_store *store);
+/* The server refused a FLUSH: it may have thrown away what it was to make durable, and be silent about it at the next.
+ * What is kept is written again before that. Inside. */
+void um_nbd_recover_doubt(um_nbd_store *store, const char *why);
 
 #endif
