@@ -136,7 +136,7 @@ typedef struct um_nbd_guard {
   struct um_nbd_guest *guests; /* lock: who changes a part of a block */
 } um_nbd_guard;
 
-struct um_nbd_recover; /* nbd_recover.c: the mending thread's own */
+typedef struct um_nbd_recover um_nbd_recover; /* nbd_recover.h */
 
 struct um_nbd_store {
   um_store store;
@@ -147,14 +147,14 @@ struct um_nbd_store {
   bool keeps;               /* writes go to the journal: it is writable; constant */
   uint64_t fork_generation; /* it was opened in; constant */
   pthread_mutex_t lock;
-  pthread_cond_t changed;         /* state, gate, entries settled */
-  enum um_nbd_state state;        /* lock */
-  char why[UM_NBD_TEXT];          /* lock: what went wrong last */
-  _Atomic uint64_t epoch;         /* losses so far; lock to change */
-  _Atomic bool calm;              /* UP, and nothing is to be written again; lock to change */
-  _Atomic uint64_t reconnects;    /* times a connection came back */
-  um_nbd_journal *journal;        /* constant; NULL where not `keeps` */
-  struct um_nbd_recover *recover; /* constant */
+  pthread_cond_t changed;      /* state, gate, entries settled */
+  enum um_nbd_state state;     /* lock */
+  char why[UM_NBD_TEXT];       /* lock: what went wrong last */
+  _Atomic uint64_t epoch;      /* losses so far; lock to change */
+  _Atomic bool calm;           /* UP, and nothing is to be written again; lock to change */
+  _Atomic uint64_t reconnects; /* times a connection came back */
+  um_nbd_journal *journal;     /* constant; NULL where not `keeps` */
+  um_nbd_recover *recover;     /* constant */
   um_nbd_guard guard;
   um_fork_entry fork;
   pthread_mutex_t waiters_lock;
