@@ -1,6 +1,7 @@
 /* nbd.h: the NBD store inside.
  *
- *   store_nbd.c       the store's face: opening, forks, errors, what the table of calls needs
+ *   store_nbd.c       the store's face: the table of calls, forks, errors
+ *   nbd_open.c        from options to a store whose connections are up
  *   nbd_read.c        reads and batches of them
  *   nbd_write.c       writes, flushes, zeroes, discards; the journal's entries
  *   nbd_blocks.c      requests that are not whole blocks of the server
@@ -42,6 +43,7 @@
 #include "nbd_tls.h"
 #include "nbd_transport.h"
 #include "store.h"
+#include "store_fork.h"
 
 #include <pthread.h>
 
@@ -49,6 +51,8 @@
 #define UM_NBD_SLOTS 256u  /* requests a link has in flight at most */
 #define UM_NBD_WINDOW 128u /* requests a thread has in flight at most */
 #define UM_NBD_TEXT 256u
+#define UM_NBD_PIECE                                                                                                   \
+  (2u << 20) /* bytes of a request at most: a chunk of the pager, and parts of longer ones go at once */
 #define UM_NBD_STAGING (64u << 10) /* bytes received at once that are copied afterwards */
 #define UM_NBD_WAKES 32u           /* of waiters, put off to the end of what was received at once */
 
@@ -109,6 +113,7 @@ struct um_nbd_link {
   uint8_t *staging;                     /* UM_NBD_STAGING bytes */
   um_nbd_waiter *to_wake[UM_NBD_WAKES]; /* whose requests have just ended */
   uint32_t to_wake_count;
+  bool shutting; /* the server said that it is shutting down */
 };
 
 /* One thread inside a call of the store. */
@@ -131,7 +136,7 @@ typedef struct um_nbd_guard {
   struct um_nbd_guest *guests; /* lock: who changes a part of a block */
 } um_nbd_guard;
 
-struct um_nbd_recover; /* nbd_recover.c: the mending thread's own */
+typedef struct um_nbd_recover um_nbd_recover; /* nbd_recover.h */
 
 struct um_nbd_store {
   um_store store;
@@ -139,23 +144,47 @@ struct um_nbd_store {
   um_nbd_export export_;    /* as it was when it was opened; constant: what every new connection must tell */
   um_nbd_link *links;       /* link_count of them; constant */
   uint32_t link_count;      /* constant */
-  bool keeps;               /* writes go to the journal: writable, and the server has FLUSH; constant */
+  bool keeps;               /* writes go to the journal: it is writable; constant */
   uint64_t fork_generation; /* it was opened in; constant */
   pthread_mutex_t lock;
-  pthread_cond_t changed;         /* state, gate, entries settled */
-  enum um_nbd_state state;        /* lock */
-  char why[UM_NBD_TEXT];          /* lock: of AWAY and CHANGED, what went wrong */
-  um_nbd_journal *journal;        /* constant; NULL where not `keeps` */
-  struct um_nbd_recover *recover; /* constant */
+  pthread_cond_t changed;      /* state, gate, entries settled */
+  enum um_nbd_state state;     /* lock */
+  char why[UM_NBD_TEXT];       /* lock: what went wrong last */
+  _Atomic uint64_t epoch;      /* losses so far; lock to change */
+  _Atomic bool calm;           /* UP, and nothing is to be written again; lock to change */
+  _Atomic uint64_t reconnects; /* times a connection came back */
+  um_nbd_journal *journal;     /* constant; NULL where not `keeps` */
+  um_nbd_recover *recover;     /* constant */
   um_nbd_guard guard;
+  um_fork_entry fork;
   pthread_mutex_t waiters_lock;
   um_nbd_waiter *waiters_free;    /* waiters_lock */
   um_nbd_waiter *_Atomic waiters; /* all, by all_next */
 };
 
+extern const um_store_ops um_nbd_store_ops;
+
+/* nbd_open.c. Frees all, once nobody uses it: sockets, too. */
+void um_nbd_store_free(um_nbd_store *store);
+
 /* store_nbd.c. Fills error with the server's name before the text; returns -code. */
 int um_nbd_fail(const um_nbd_store *store, int code, int op, uint64_t offset, uint64_t length, um_error *error,
                 const char *format, ...) __attribute__((format(printf, 7, 8)));
+
+int um_nbd_check_forked(const um_nbd_store *store, int op, uint64_t offset, uint64_t length, um_error *error);
+
+/* nbd_read.c, nbd_write.c, nbd_blocks.c: calls of the table; _whole: of whole blocks, of any length; _parts: of any
+ * bytes. */
+int um_nbd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_read_batch(um_store *store, um_batch *batch);
+int um_nbd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_batch(um_store *store, um_batch *batch);
+int um_nbd_flush(um_store *store, um_error *error);
+int um_nbd_read_whole(um_nbd_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_whole(um_nbd_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+int um_nbd_read_parts(um_nbd_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_parts(um_nbd_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+uint64_t um_nbd_piece(const um_nbd_store *store); /* bytes of a request's data at most, whole blocks */
 
 /* nbd_handshake.c: connects, with TLS where the target wants it. `deadline_ns` is for all of it. 0, or -errno with
  * words in `text`. */
@@ -177,6 +206,7 @@ int um_nbd_link_open(um_nbd_link *link, um_nbd_transport *transport, const um_nb
  * held; tells um_nbd_recover_lost, once for each time it was up. */
 void um_nbd_link_fail(um_nbd_link *link, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A link that is down: waits until nobody is inside its calls, closes the old transport. reset: see nbd_transport.h. */
+void um_nbd_link_why(um_nbd_link *link, char text[UM_NBD_TEXT]); /* it is down, in words */
 int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns);
 /* Queues requests (a chain by `next`) and sends what it can. Where the link is down they end `lost` at once, and never
  * `sent`. */
@@ -198,6 +228,7 @@ void um_nbd_link_flew(um_nbd_link *link, um_nbd_request *request);   /* it went 
 
 /* nbd_wait.c */
 um_nbd_waiter *um_nbd_waiter_take(um_nbd_store *store); /* NULL: no memory, or no descriptors */
+void um_nbd_waiter_free(um_nbd_waiter *waiter);         /* with the store */
 void um_nbd_waiter_give(um_nbd_waiter *waiter);         /* nothing of it is pending */
 /* Until at least one of the waiter's requests has ended: those that did, a chain by `next`, in no order. NULL: none is
  * pending, or `until_ns` came (UINT64_MAX: never): call again, for what is pending will end. */
@@ -207,23 +238,39 @@ void um_nbd_wake(um_nbd_waiter *waiter); /* if it sleeps */
  */
 void um_nbd_link_do(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *requests, uint32_t count);
 
-/* nbd_recover.c */
-int um_nbd_recover_start(um_nbd_store *store); /* the mending thread, all signals blocked; at opening */
-void um_nbd_recover_stop(um_nbd_store *store); /* wakes who waits (UM_NBD_CLOSED), ends the thread */
+/* nbd_recover.c
+ *
+ * A read:  do { await(.., &epoch) .. submit, wait .. } while (lost, or store->epoch is another now);
+ *          the last is for who was held up between its await and its sending while the server was lost, came back, and
+ *          had not been given again what it forgot.
+ * A write: enter; add, submit, wait, then acknowledge, remove or lose each entry; leave; settle what was lost.
+ *          add said -EBUSY or -ENOBUFS: end what is in flight of one's own, leave, then um_nbd_journal_wait, or a
+ * FLUSH; enter again. Nobody waits inside but for requests that it submitted, and nobody enters twice. A FLUSH: enter;
+ * mark; submit, wait; where the server refused it: doubt; else flushed: where that says no, or the request was lost,
+ * again from the begin; leave. A store without FLUSH only enters and leaves.
+ *
+ * All connections of an epoch are made before any of its writes is sent. So where a server is restarted, no write that
+ * one connection acknowledged is taken for flushed by a FLUSH of another: of an older server only connections are left
+ * that are dead. */
+int um_nbd_recover_start(um_nbd_store *store); /* at opening, the links up: the mending thread, all signals blocked */
+/* At closing, nobody inside any call: ends the thread. Waits before, up to retry_ns, where the server lost what it had
+ * acknowledged and nobody has flushed: -ETIMEDOUT where that stays so. */
+int um_nbd_recover_stop(um_nbd_store *store, um_error *error);
 void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link); /* it just went down; any thread, no locks held */
-/* Until a read of these bytes can go: a link is up, and no entry of a journal that is being replayed overlaps them. 0,
- * or -ETIMEDOUT, -code (CHANGED) with error filled. Costs next to nothing while the store is UP. */
-int um_nbd_recover_await(um_nbd_store *store, uint64_t offset, uint64_t length, uint64_t deadline_ns, um_error *error);
-/* A write, zeroing, trim or FLUSH (`op`) is made, sent and ended between these two; the mending thread closes this gate
- * and waits for who is inside before it replays. Entries are made inside. The same codes. */
+/* Until a read of these bytes can go: a link is up, and nothing that is still to be written again overlaps them. 0, or
+ * -errno with error filled. Costs next to nothing while the store is calm. */
+int um_nbd_recover_await(um_nbd_store *store, uint64_t offset, uint64_t length, uint64_t deadline_ns, uint64_t *epoch,
+                         um_error *error);
+/* Likewise for writes, zeroes, discards (UM_OP_WRITE) and FLUSH (UM_OP_FLUSH, which waits until nothing at all is to be
+ * written again). While anybody is inside, nothing that is kept changes but by their hands. */
 int um_nbd_recover_enter(um_nbd_store *store, int op, uint64_t offset, uint64_t length, uint64_t deadline_ns,
                          um_error *error);
 void um_nbd_recover_leave(um_nbd_store *store);
-/* Outside the gate: waits until an entry whose request was lost is settled, that is written again, read back and
- * flushed; it is gone then. -ETIMEDOUT: it stays, and will be settled some day. */
+/* Outside: waits until an entry that was lost has been written again; then, and where this fails, it is no longer the
+ * caller's. -ETIMEDOUT: it will be written some day; nothing newer is, for these bytes, before that. */
 int um_nbd_recover_settle(um_nbd_store *store, um_nbd_entry *entry, uint64_t deadline_ns, um_error *error);
-/* A FLUSH failed: the server may have thrown away what it was to make durable. Everything kept is to be written again
- * before the next FLUSH may succeed. Inside the gate. */
-void um_nbd_recover_doubt(um_nbd_store *store);
+/* The server refused a FLUSH: it may have thrown away what it was to make durable, and be silent about it at the next.
+ * What is kept is written again before that. Inside. */
+void um_nbd_recover_doubt(um_nbd_store *store, const char *why);
 
 #endif

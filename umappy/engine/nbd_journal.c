@@ -386,5 +386,7 @@ void um_nbd_journal_count(um_nbd_journal *journal, um_nbd_journal_counts *counts
   pthread_mutex_lock(&journal->lock);
   *counts = journal->counts;
   counts->bytes = journal->end - journal->begin;
+  for (const um_nbd_entry *entry = journal->open; entry; entry = entry->next)
+    counts->promised += entry->acknowledged;
   pthread_mutex_unlock(&journal->lock);
 }

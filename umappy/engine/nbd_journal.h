@@ -58,7 +58,8 @@ struct um_nbd_entry {
 
 typedef struct um_nbd_journal_counts {
   uint32_t flying, kept, due, unsure;
-  uint64_t bytes; /* of the arena in use, its gaps included */
+  uint32_t promised; /* of `due` and `unsure`: acknowledged, so that nobody else has the bytes */
+  uint64_t bytes;    /* of the arena in use, its gaps included */
 } um_nbd_journal_counts;
 
 /* `block`: bytes of the server's smallest block. `flushes`: the server has FLUSH. NULL: no memory. */

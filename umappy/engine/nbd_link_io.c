@@ -17,16 +17,6 @@
 #define GUESS_MAX (1u << 20) /* bytes of a single reply whose place is guessed */
 #define TURNS 8              /* receives one after another */
 
-static void write_header(um_nbd_request *request) {
-  uint8_t *at = request->header;
-  um_nbd_put32(at, UM_NBD_REQUEST_MAGIC);
-  um_nbd_put16(at + 4, request->flags);
-  um_nbd_put16(at + 6, request->type);
-  um_nbd_put64(at + 8, request->cookie);
-  um_nbd_put64(at + 16, request->offset);
-  um_nbd_put32(at + 24, request->length);
-}
-
 static uint32_t count_bytes(const um_nbd_request *request) {
   return UM_NBD_REQUEST_SIZE + (request->type == UM_NBD_CMD_WRITE ? request->length : 0);
 }
@@ -40,7 +30,7 @@ static bool take_slot(um_nbd_link *link, um_nbd_request *request) {
   request->cookie = ++link->generation * UM_NBD_SLOTS + slot;
   request->sent = true;
   link->slots[slot] = request;
-  write_header(request);
+  um_nbd_request_write_header(request);
   return true;
 }
 
@@ -199,8 +189,8 @@ static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
       return n == 0 ? -ENODATA : (int)n;
     int result = parse(link, &r, (size_t)n);
     wake_all(link);
-    if (result < 0)
-      return result;
+    if (result < 0 || link->shutting)
+      return result < 0 ? result : -ESHUTDOWN;
     if ((transport->drains && (size_t)n < r.asked) || atomic_load(&waiter->ended))
       return 0;
   }
@@ -216,7 +206,8 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
     return;
   char why[UM_NBD_TEXT];
   int result = receive_turns(link, waiter);
-  snprintf(why, sizeof why, "%s", result < 0 ? um_nbd_transport_explain(link->transport, result) : "");
+  if (result < 0)
+    snprintf(why, sizeof why, "%s", um_nbd_transport_explain(link->transport, result));
   pthread_mutex_lock(&link->lock);
   link->receiving = false;
   um_nbd_link_sweep(link);
@@ -228,6 +219,8 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
     um_nbd_link_fail(link, ECONNRESET, "the server closed the connection");
   else if (result == -EPROTO)
     um_nbd_link_fail(link, EPROTO, "the server does not keep to the protocol: %s", link->reply.why);
+  else if (result == -ESHUTDOWN)
+    um_nbd_link_fail(link, ECONNRESET, "the server is shutting down");
   else if (result < 0)
     um_nbd_link_fail(link, -result, "receiving from the server: %s", why);
   else if (sends)
