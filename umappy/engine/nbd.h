@@ -1,6 +1,7 @@
 /* nbd.h: the NBD store inside.
  *
- *   store_nbd.c       the store's face: opening, forks, errors, what the table of calls needs
+ *   store_nbd.c       the store's face: the table of calls, forks, errors
+ *   nbd_open.c        from options to a store whose connections are up
  *   nbd_read.c        reads and batches of them
  *   nbd_write.c       writes, flushes, zeroes, discards; the journal's entries
  *   nbd_blocks.c      requests that are not whole blocks of the server
@@ -42,6 +43,7 @@
 #include "nbd_tls.h"
 #include "nbd_transport.h"
 #include "store.h"
+#include "store_fork.h"
 
 #include <pthread.h>
 
@@ -49,6 +51,8 @@
 #define UM_NBD_SLOTS 256u  /* requests a link has in flight at most */
 #define UM_NBD_WINDOW 128u /* requests a thread has in flight at most */
 #define UM_NBD_TEXT 256u
+#define UM_NBD_PIECE                                                                                                   \
+  (2u << 20) /* bytes of a request at most: a chunk of the pager, and parts of longer ones go at once */
 #define UM_NBD_STAGING (64u << 10) /* bytes received at once that are copied afterwards */
 #define UM_NBD_WAKES 32u           /* of waiters, put off to the end of what was received at once */
 
@@ -109,6 +113,7 @@ struct um_nbd_link {
   uint8_t *staging;                     /* UM_NBD_STAGING bytes */
   um_nbd_waiter *to_wake[UM_NBD_WAKES]; /* whose requests have just ended */
   uint32_t to_wake_count;
+  bool shutting; /* the server said that it is shutting down */
 };
 
 /* One thread inside a call of the store. */
@@ -151,14 +156,35 @@ struct um_nbd_store {
   um_nbd_journal *journal;     /* constant; NULL where not `keeps` */
   um_nbd_recover *recover;     /* constant */
   um_nbd_guard guard;
+  um_fork_entry fork;
   pthread_mutex_t waiters_lock;
   um_nbd_waiter *waiters_free;    /* waiters_lock */
   um_nbd_waiter *_Atomic waiters; /* all, by all_next */
 };
 
+extern const um_store_ops um_nbd_store_ops;
+
+/* nbd_open.c. Frees all, once nobody uses it: sockets, too. */
+void um_nbd_store_free(um_nbd_store *store);
+
 /* store_nbd.c. Fills error with the server's name before the text; returns -code. */
 int um_nbd_fail(const um_nbd_store *store, int code, int op, uint64_t offset, uint64_t length, um_error *error,
                 const char *format, ...) __attribute__((format(printf, 7, 8)));
+
+int um_nbd_check_forked(const um_nbd_store *store, int op, uint64_t offset, uint64_t length, um_error *error);
+
+/* nbd_read.c, nbd_write.c, nbd_blocks.c: calls of the table; _whole: of whole blocks, of any length; _parts: of any
+ * bytes. */
+int um_nbd_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_read_batch(um_store *store, um_batch *batch);
+int um_nbd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_batch(um_store *store, um_batch *batch);
+int um_nbd_flush(um_store *store, um_error *error);
+int um_nbd_read_whole(um_nbd_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_whole(um_nbd_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+int um_nbd_read_parts(um_nbd_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
+int um_nbd_write_parts(um_nbd_store *store, uint64_t offset, const void *buffer, uint64_t length, um_error *error);
+uint64_t um_nbd_piece(const um_nbd_store *store); /* bytes of a request's data at most, whole blocks */
 
 /* nbd_handshake.c: connects, with TLS where the target wants it. `deadline_ns` is for all of it. 0, or -errno with
  * words in `text`. */
@@ -180,6 +206,7 @@ int um_nbd_link_open(um_nbd_link *link, um_nbd_transport *transport, const um_nb
  * held; tells um_nbd_recover_lost, once for each time it was up. */
 void um_nbd_link_fail(um_nbd_link *link, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A link that is down: waits until nobody is inside its calls, closes the old transport. reset: see nbd_transport.h. */
+void um_nbd_link_why(um_nbd_link *link, char text[UM_NBD_TEXT]); /* it is down, in words */
 int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns);
 /* Queues requests (a chain by `next`) and sends what it can. Where the link is down they end `lost` at once, and never
  * `sent`. */
@@ -201,6 +228,7 @@ void um_nbd_link_flew(um_nbd_link *link, um_nbd_request *request);   /* it went 
 
 /* nbd_wait.c */
 um_nbd_waiter *um_nbd_waiter_take(um_nbd_store *store); /* NULL: no memory, or no descriptors */
+void um_nbd_waiter_free(um_nbd_waiter *waiter);         /* with the store */
 void um_nbd_waiter_give(um_nbd_waiter *waiter);         /* nothing of it is pending */
 /* Until at least one of the waiter's requests has ended: those that did, a chain by `next`, in no order. NULL: none is
  * pending, or `until_ns` came (UINT64_MAX: never): call again, for what is pending will end. */

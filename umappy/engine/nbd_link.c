@@ -121,6 +121,12 @@ int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns) {
   return result;
 }
 
+void um_nbd_link_why(um_nbd_link *link, char text[UM_NBD_TEXT]) {
+  pthread_mutex_lock(&link->lock);
+  snprintf(text, UM_NBD_TEXT, "%s", link->fail_text[0] ? link->fail_text : "the connection was lost");
+  pthread_mutex_unlock(&link->lock);
+}
+
 static um_nbd_request *find(void *context, uint64_t cookie) {
   um_nbd_link *link = context;
   pthread_mutex_lock(&link->lock);
@@ -134,6 +140,10 @@ static um_nbd_request *find(void *context, uint64_t cookie) {
 static void end(void *context, um_nbd_request *request) {
   um_nbd_link *link = context;
   um_nbd_waiter *owner = request->owner;
+  if (request->code == -ESHUTDOWN) { /* nothing was done; it ends lost, with the connection */
+    link->shutting = true;
+    return;
+  }
   pthread_mutex_lock(&link->lock);
   bool told = !request->queued;
   if (told)
@@ -161,6 +171,7 @@ int um_nbd_link_open(um_nbd_link *link, um_nbd_transport *transport, const um_nb
   link->export_ = *export_;
   link->sent = 0;
   link->to_wake_count = 0;
+  link->shutting = false;
   um_nbd_reply_init(&link->reply, export_->structured, &reply_calls, link);
   for (link->free_count = 0; link->free_count < UM_NBD_SLOTS; link->free_count++)
     link->free_slots[link->free_count] = (uint16_t)(UM_NBD_SLOTS - 1 - link->free_count);

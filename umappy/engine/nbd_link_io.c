@@ -194,8 +194,8 @@ static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
       return n == 0 ? -ENODATA : (int)n;
     int result = parse(link, &r, (size_t)n);
     wake_all(link);
-    if (result < 0)
-      return result;
+    if (result < 0 || link->shutting)
+      return result < 0 ? result : -ESHUTDOWN;
     if (transport->drains && ((size_t)n < r.asked || atomic_load(&waiter->ended)))
       return 0;
   }
@@ -221,6 +221,8 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
     um_nbd_link_fail(link, ECONNRESET, "the server closed the connection");
   else if (result == -EPROTO)
     um_nbd_link_fail(link, EPROTO, "the server does not keep to the protocol: %s", link->reply.why);
+  else if (result == -ESHUTDOWN)
+    um_nbd_link_fail(link, ECONNRESET, "the server is shutting down");
   else if (result < 0)
     um_nbd_link_fail(link, -result, "receiving from the server: %s", strerror(-result));
   else if (sends)

@@ -40,6 +40,11 @@ void um_nbd_waiter_give(um_nbd_waiter *waiter) {
   pthread_mutex_unlock(&store->waiters_lock);
 }
 
+void um_nbd_waiter_free(um_nbd_waiter *waiter) {
+  close(waiter->wake);
+  free(waiter);
+}
+
 void um_nbd_wake(um_nbd_waiter *waiter) {
   uint64_t one = 1;
   if (atomic_exchange(&waiter->asleep, false))

@@ -237,6 +237,12 @@ typedef struct um_nbd_info {
   uint64_t unflushed;  /* bytes kept, to be written again if the server is lost */
 } um_nbd_info;
 
+int um_nbd_store_open(const um_nbd_options *options, um_store **store, um_error *error);
+void um_nbd_store_info(um_store *store, um_nbd_info *info);
+/* The server may forget these bytes: what they read as from now on is up to it. 0 also where it cannot. */
+int um_nbd_store_discard(um_store *store, uint64_t offset, uint64_t length, um_error *error);
+int um_nbd_store_write_zeroes(um_store *store, uint64_t offset, uint64_t length, um_error *error);
+
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
 int um_store_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
