@@ -214,7 +214,7 @@ void um_nbd_link_submit(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request
 
 um_nbd_link *um_nbd_link_choose(um_nbd_store *store); /* that is up with the least to do, or NULL */
 /* For who waits. What `waiter` has to do on the link: POLLIN, POLLOUT, or nothing; the socket to poll, and the moment
- * at which the link is overdue. */
+ * at which the link is overdue; 0: there is something to do at once. */
 short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descriptor, uint64_t *deadline_ns);
 void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter); /* what there is, if it drives */
 void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter);    /* what can go out, if it sends */

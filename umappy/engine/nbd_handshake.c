@@ -36,6 +36,8 @@ __attribute__((format(printf, 3, 4))) static int refuse(shaking *s, int code, co
 }
 
 static int explain(shaking *s, int result, const char *what) {
+  if ((*s->transport)->why)
+    return refuse(s, -result, "%s: %s", what, (*s->transport)->why);
   if (result == -ETIMEDOUT)
     return refuse(s, ETIMEDOUT, "%s: the server says nothing", what);
   if (result == -ECONNRESET)

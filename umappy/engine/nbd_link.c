@@ -26,7 +26,13 @@ int um_nbd_link_init(um_nbd_link *link, um_nbd_store *store, uint32_t index) {
   return link->staging ? 0 : -ENOMEM;
 }
 
+/* Nobody is inside. A server that is told is not surprised; one that does not listen is not waited for. */
 void um_nbd_link_end(um_nbd_link *link) {
+  um_nbd_request goodbye = {.type = UM_NBD_CMD_DISC};
+  struct iovec part = {goodbye.header, sizeof goodbye.header};
+  um_nbd_request_write_header(&goodbye);
+  if (atomic_load(&link->up))
+    link->transport->ops->send(link->transport, &part, 1);
   if (link->transport)
     link->transport->ops->close(link->transport, false);
   pthread_mutex_destroy(&link->lock);
@@ -252,6 +258,8 @@ short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descripto
       events |= atomic_load(&link->transport->send_events);
     *descriptor = link->transport->descriptor;
     *deadline_ns = link->first_ns + link->store->target.timeout_ns;
+    if (link->driver == waiter && atomic_load(&link->transport->held))
+      *deadline_ns = 0;
   }
   pthread_mutex_unlock(&link->lock);
   return events;

@@ -8,22 +8,14 @@
 
 #include "internal.h"
 
+#include <stdio.h>
+
 #define PARTS 256            /* of a send: two for each write */
 #define SEND_MAX (1u << 20)  /* bytes of a send, about */
 #define SHORT (16u << 10)    /* replies up to this many bytes are received many at once */
 #define AHEAD 4096u          /* bytes received behind a longer one */
 #define GUESS_MAX (1u << 20) /* bytes of a single reply whose place is guessed */
 #define TURNS 8              /* receives one after another */
-
-static void write_header(um_nbd_request *request) {
-  uint8_t *at = request->header;
-  um_nbd_put32(at, UM_NBD_REQUEST_MAGIC);
-  um_nbd_put16(at + 4, request->flags);
-  um_nbd_put16(at + 6, request->type);
-  um_nbd_put64(at + 8, request->cookie);
-  um_nbd_put64(at + 16, request->offset);
-  um_nbd_put32(at + 24, request->length);
-}
 
 static uint32_t count_bytes(const um_nbd_request *request) {
   return UM_NBD_REQUEST_SIZE + (request->type == UM_NBD_CMD_WRITE ? request->length : 0);
@@ -38,7 +30,7 @@ static bool take_slot(um_nbd_link *link, um_nbd_request *request) {
   request->cookie = ++link->generation * UM_NBD_SLOTS + slot;
   request->sent = true;
   link->slots[slot] = request;
-  write_header(request);
+  um_nbd_request_write_header(request);
   return true;
 }
 
@@ -85,6 +77,7 @@ static bool note_sent(um_nbd_link *link, size_t bytes) {
 
 void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
   struct iovec parts[PARTS];
+  char why[UM_NBD_TEXT];
   ssize_t n = 0;
   bool sane = true;
   pthread_mutex_lock(&link->lock);
@@ -98,6 +91,8 @@ void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
     link->sending = true;
     pthread_mutex_unlock(&link->lock);
     n = transport->ops->send(transport, parts, count);
+    if (n < 0)
+      snprintf(why, sizeof why, "%s", um_nbd_transport_explain(transport, (int)n));
     pthread_mutex_lock(&link->lock);
     link->sending = false;
     if (n > 0)
@@ -108,7 +103,7 @@ void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter) {
   if (!sane)
     um_nbd_link_fail(link, EPROTO, "the server answered a request that it had not been sent");
   else if (n < 0 && n != -EAGAIN)
-    um_nbd_link_fail(link, (int)-n, "sending to the server: %s", strerror((int)-n));
+    um_nbd_link_fail(link, (int)-n, "sending to the server: %s", why);
 }
 
 /* One receive: its parts, and what is known of them. */
@@ -184,7 +179,7 @@ static void wake_all(um_nbd_link *link) {
 /* 0, or -errno of the connection's end. */
 static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
   um_nbd_transport *transport = link->transport;
-  for (int turn = 0; turn < TURNS || !transport->drains; turn++) {
+  for (int turn = 0; turn < TURNS; turn++) {
     receiving r;
     plan_receive(link, waiter, &r);
     ssize_t n = transport->ops->receive(transport, r.parts, r.count);
@@ -196,7 +191,7 @@ static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
     wake_all(link);
     if (result < 0 || link->shutting)
       return result < 0 ? result : -ESHUTDOWN;
-    if (transport->drains && ((size_t)n < r.asked || atomic_load(&waiter->ended)))
+    if ((transport->drains && (size_t)n < r.asked) || atomic_load(&waiter->ended))
       return 0;
   }
   return 0;
@@ -209,7 +204,10 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
   pthread_mutex_unlock(&link->lock);
   if (!mine)
     return;
+  char why[UM_NBD_TEXT];
   int result = receive_turns(link, waiter);
+  if (result < 0)
+    snprintf(why, sizeof why, "%s", um_nbd_transport_explain(link->transport, result));
   pthread_mutex_lock(&link->lock);
   link->receiving = false;
   um_nbd_link_sweep(link);
@@ -224,7 +222,7 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
   else if (result == -ESHUTDOWN)
     um_nbd_link_fail(link, ECONNRESET, "the server is shutting down");
   else if (result < 0)
-    um_nbd_link_fail(link, -result, "receiving from the server: %s", strerror(-result));
+    um_nbd_link_fail(link, -result, "receiving from the server: %s", why);
   else if (sends)
     um_nbd_link_send(link, waiter);
 }

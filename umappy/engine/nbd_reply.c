@@ -28,6 +28,16 @@ void um_nbd_request_forget(um_nbd_request *request) {
   request->part_count = 0;
 }
 
+void um_nbd_request_write_header(um_nbd_request *request) {
+  uint8_t *at = request->header;
+  um_nbd_put32(at, UM_NBD_REQUEST_MAGIC);
+  um_nbd_put16(at + 4, request->flags);
+  um_nbd_put16(at + 6, request->type);
+  um_nbd_put64(at + 8, request->cookie);
+  um_nbd_put64(at + 16, request->offset);
+  um_nbd_put32(at + 24, request->length);
+}
+
 __attribute__((format(printf, 2, 3))) static int refuse(um_nbd_reply *reply, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);

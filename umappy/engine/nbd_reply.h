@@ -65,6 +65,7 @@ int um_nbd_reply_feed(um_nbd_reply *reply, const uint8_t *bytes, size_t length);
 /* Where the next bytes of data belong, so that they need no copy; how many, 0: feed it. */
 size_t um_nbd_reply_room(const um_nbd_reply *reply, void **to);
 int um_nbd_reply_filled(um_nbd_reply *reply, size_t length); /* so many were put there */
+void um_nbd_request_write_header(um_nbd_request *request);   /* as it is sent */
 /* A request leaves, whatever the parser knew of it: lost. */
 void um_nbd_request_forget(um_nbd_request *request);
 

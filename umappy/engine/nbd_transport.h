@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -29,10 +30,12 @@ typedef struct um_nbd_transport_ops {
 
 struct um_nbd_transport {
   const um_nbd_transport_ops *ops;
-  bool drains;    /* a receive that gave less than it could took all there was: poll tells of more; constant */
-  int descriptor; /* to poll; constant */
+  bool drains;       /* a receive that gave less than it could took all there was: poll tells of more; constant */
+  _Atomic bool held; /* bytes that came in are kept back: receive them, poll does not tell of them */
+  int descriptor;    /* to poll; constant */
   _Atomic short send_events;    /* what a send that returned -EAGAIN waits for: POLLOUT, but for TLS */
   _Atomic short receive_events; /* and a receive: POLLIN, but for TLS */
+  const char *_Atomic why;      /* words on a call's -errno, from that failure on; NULL: the number says it all */
 };
 
 /* Connected within the deadline, or -errno and `text` says what failed. `host` NULL: the unix socket at `path`. */
@@ -42,6 +45,11 @@ int um_nbd_socket_open(const char *host, const char *port, const char *path, uin
  * handshakes. */
 int um_nbd_transport_send(um_nbd_transport *transport, const void *bytes, size_t length, uint64_t deadline_ns);
 int um_nbd_transport_receive(um_nbd_transport *transport, void *buffer, size_t length, uint64_t deadline_ns);
+/* What such a call's -errno means. */
+static inline const char *um_nbd_transport_explain(const um_nbd_transport *transport, int code) {
+  const char *why = atomic_load(&transport->why);
+  return why ? why : strerror(code < 0 ? -code : code);
+}
 /* Waits for events on the descriptor; 0, or -ETIMEDOUT. */
 int um_nbd_transport_wait(const um_nbd_transport *transport, short events, uint64_t deadline_ns);
 

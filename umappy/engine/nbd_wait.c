@@ -101,7 +101,7 @@ static void sleep_until(watch *w) {
   struct timespec most = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
   if (ppoll(w->look, w->count, w->until_ns == UINT64_MAX ? NULL : &most, NULL) <= 0)
     for (nfds_t i = 0; i < w->count; i++)
-      w->look[i].revents = 0;
+      w->look[i].revents = w->until_ns == 0 && w->look[i].fd >= 0 ? POLLIN : 0;
 }
 
 static void work(um_nbd_waiter *waiter, const watch *w) {

@@ -368,6 +368,9 @@ const char *um_zstd_name(uint32_t index); /* the functions wanted, one by one; N
 int um_zstd_offer(void *const *addresses, const char *where,
                   um_error *error); /* of them, in that order, NULL: lacking. 1: taken; 0: there is one already */
 int um_zstd_find(const char **where, um_error *error); /* the version (10504 is 1.5.4); where: never freed */
+
+/* OpenSSL, found once a process; openssl_library.h. The version (0x30000080 is 3.0.8), or -code; where: never freed */
+int64_t um_openssl_find(const char **where, um_error *error);
 /* cffi: end */
 
 #endif
