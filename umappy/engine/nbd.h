@@ -258,7 +258,8 @@ int um_nbd_recover_start(um_nbd_store *store); /* at opening, the links up: the 
 int um_nbd_recover_stop(um_nbd_store *store, um_error *error);
 void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link); /* it just went down; any thread, no locks held */
 /* Until a read of these bytes can go: a link is up, and nothing that is still to be written again overlaps them. 0, or
- * -errno with error filled. Costs next to nothing while the store is calm. */
+ * -errno with error filled; -ETIMEDOUT at once, without words, where `deadline_ns` is 0. Costs next to nothing while
+ * the store is calm. */
 int um_nbd_recover_await(um_nbd_store *store, uint64_t offset, uint64_t length, uint64_t deadline_ns, uint64_t *epoch,
                          um_error *error);
 /* Likewise for writes, zeroes, discards (UM_OP_WRITE) and FLUSH (UM_OP_FLUSH, which waits until nothing at all is to be

@@ -83,6 +83,8 @@ um_nbd_journal *um_nbd_journal_make(uint64_t bytes, uint32_t block, bool flushes
 }
 
 void um_nbd_journal_free(um_nbd_journal *journal) {
+  if (!journal)
+    return;
   munmap(journal->arena, total(journal->arena_size));
   pthread_cond_destroy(&journal->ended);
   pthread_mutex_destroy(&journal->lock);

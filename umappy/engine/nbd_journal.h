@@ -64,7 +64,7 @@ typedef struct um_nbd_journal_counts {
 
 /* `block`: bytes of the server's smallest block. `flushes`: the server has FLUSH. NULL: no memory. */
 um_nbd_journal *um_nbd_journal_make(uint64_t bytes, uint32_t block, bool flushes);
-void um_nbd_journal_free(um_nbd_journal *journal); /* forgets what it holds */
+void um_nbd_journal_free(um_nbd_journal *journal); /* forgets what it holds; NULL: nothing */
 /* As um_store_ops.limit: all its memory, in bytes; never less than what it needs, and as before where it is not empty.
  */
 uint64_t um_nbd_journal_resize(um_nbd_journal *journal, uint64_t bytes);

@@ -115,6 +115,8 @@ static int wait_ready(um_nbd_store *store, int op, uint64_t offset, uint64_t len
   bool overdue = false;
   while (!is_ready(store, op, offset, length)) {
     int result = refuse(store, overdue, op, offset, length, error);
+    if (result == 0 && deadline_ns == 0)
+      result = -ETIMEDOUT;
     if (result < 0)
       return result;
     overdue = um_nbd_recover_sleep(store, deadline_ns) == -ETIMEDOUT;

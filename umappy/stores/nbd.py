@@ -71,13 +71,13 @@ class NbdStore(NativeStore):
     A server that is silent for `timeout_seconds` is given up and connected to again, as is one that closes the
     connection. Meanwhile calls wait, up to `retry_seconds`; then they fail with StoreTimeoutError, and later ones try
     again. What was written and not flushed is kept and written again, since a server that was started anew may have
-    lost it: in memory of an eighth of the region's budget, or of 8 MiB where no region has the store; when that is full,
-    writing flushes. An export that came back with another size is an error for good.
+    lost it: in memory of an eighth of the region's budget, or of 8 MiB where no region has the store; when that is
+    full, writing flushes. An export that came back with another size is an error for good.
 
     With "nbds" the server's certificate is verified. `tls_certificates` is a folder with ca-cert.pem, and with
     client-cert.pem and client-key.pem where the server asks for them; default: the system's authorities.
-    `tls_hostname` is whom the certificate must name, default the host of the URI. `tls_psk_file` has keys instead, lines
-    of "user:key" in hexadecimal; the URI names the user ("nbds://user@host/"). `tls_verify_peer` False takes any
+    `tls_hostname` is whom the certificate must name, default the host of the URI. `tls_psk_file` has keys instead,
+    lines of "user:key" in hexadecimal; the URI names the user ("nbds://user@host/"). `tls_verify_peer` False takes any
     certificate. The URI can hold these, too: see docs/nbd.md.
 
     Raises ValueError for a URI or an export that does not suit, StoreTimeoutError, and StoreError otherwise: NotFound
