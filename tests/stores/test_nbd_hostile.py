@@ -8,6 +8,7 @@ from collections.abc import Callable
 from struct import pack
 
 import pytest
+
 from scripted_nbd import (
     CHUNK_DONE,
     CHUNK_MAGIC,
@@ -35,7 +36,6 @@ from scripted_nbd import (
     Request,
     ScriptedNbd,
 )
-
 from umappy.errors import StoreError, StoreNotFoundError, StorePermissionError, StoreTimeoutError
 from umappy.stores import NbdStore
 

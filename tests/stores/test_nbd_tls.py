@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nbd_servers import NbdServer, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
-from scripted_nbd import OPT_STARTTLS, REP_ACK, Connection, ScriptedNbd
 
 import umappy
+from nbd_servers import NbdServer, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
+from scripted_nbd import OPT_STARTTLS, REP_ACK, Connection, ScriptedNbd
 from umappy.errors import StoreError, StoreNotFoundError, StorePermissionError
 from umappy.stores import NbdStore
 
@@ -207,9 +207,11 @@ def test_server_whose_certificate_was_revoked_is_refused(authority: Authority) -
 
 def test_server_that_wants_our_certificate_gets_it(authority: Authority, server_folder: Path) -> None:
     client = authority.make_client("client")
-    with serve_tls(server_folder, "--tls-verify-peer") as server:
-        with open_store(server.uri, tls_certificates=client) as store:
-            check_both_ways(store)
+    with (
+        serve_tls(server_folder, "--tls-verify-peer") as server,
+        open_store(server.uri, tls_certificates=client) as store,
+    ):
+        check_both_ways(store)
 
 
 def test_server_that_wants_our_certificate_and_gets_none_is_explained(server_folder: Path, trust: Path) -> None:
@@ -348,7 +350,9 @@ def test_files_of_certificates_that_hold_none_are_named(server_folder: Path, aut
 def test_key_with_a_password_is_refused_and_nobody_is_asked(server_folder: Path, authority: Authority) -> None:
     client = authority.make_client("client-with-password")
     key = client / "client-key.pem"
-    command = ["certtool", "--to-p8", "--load-privkey", str(key), "--password", "secret", "--outfile", str(key)]
+    plain = key.rename(client / "plain.pem")
+    command = ["certtool", "--to-p8", "--load-privkey", str(plain), "--outfile", str(key)]
+    command += ["--password", "secret", "--pkcs-cipher", "aes-128"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     with serve_tls(server_folder) as server:
         refuse(server.uri, "without a password", ValueError, tls_certificates=client)
@@ -363,16 +367,18 @@ def test_server_that_comes_back_with_other_certificates_is_known_by_new_files(
     trust, folder = authority.make_trust("trust-of-today"), authority.make_server("server-of-today")
     image = tmp_path / "image"
     image.write_bytes(bytes(SIZE))
-    with serve_tls(folder, plugin=("file", str(image))) as server:
-        with NbdStore(server.uri, "r+", timeout_seconds=5, retry_seconds=20, tls_certificates=trust) as store:
-            check_both_ways(store)
-            server.kill()
-            tomorrow = Authority(tmp_path / "tomorrow")
-            for file in tomorrow.make_server("server-of-tomorrow").iterdir():
-                shutil.copy(file, folder)
-            shutil.copy(tomorrow.certificate, trust)
-            server.start()
-            check_both_ways(store)
+    with (
+        serve_tls(folder, plugin=("file", str(image))) as server,
+        NbdStore(server.uri, "r+", timeout_seconds=1, retry_seconds=20, tls_certificates=trust) as store,
+    ):
+        check_both_ways(store)
+        server.kill()
+        tomorrow = Authority(tmp_path / "tomorrow")
+        for file in tomorrow.make_server("server-of-tomorrow").iterdir():
+            shutil.copy(file, folder)
+        shutil.copy(tomorrow.certificate, trust)
+        server.start()
+        check_both_ways(store)
 
 
 def test_threads_on_one_connection_each_get_their_own_bytes(server_folder: Path, trust: Path) -> None:
@@ -393,17 +399,19 @@ def test_threads_on_one_connection_each_get_their_own_bytes(server_folder: Path,
         except BaseException as error:
             failures.append(error)
 
-    with serve_tls(server_folder, plugin=("memory", str(size))) as server:
-        with NbdStore(server.uri, "r+", connections=1, timeout_seconds=20, tls_certificates=trust) as store:
-            store.write(0, image)
-            end = time.monotonic() + 2
-            threads = [threading.Thread(target=work, args=(store, seed, end)) for seed in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert failures == []
-            assert store.info().reconnects == 0
+    with (
+        serve_tls(server_folder, plugin=("memory", str(size))) as server,
+        NbdStore(server.uri, "r+", connections=1, timeout_seconds=20, tls_certificates=trust) as store,
+    ):
+        store.write(0, image)
+        end = time.monotonic() + 2
+        threads = [threading.Thread(target=work, args=(store, seed, end)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert store.info().reconnects == 0
 
 
 def test_region_over_tls_pages_in_and_out(server_folder: Path, trust: Path) -> None:
@@ -412,7 +420,7 @@ def test_region_over_tls_pages_in_and_out(server_folder: Path, trust: Path) -> N
         store = open_store(server.uri, tls_certificates=trust)
         data = random.Random(3).randbytes(size)
         with umappy.umap(store, mode="r+", pager=pager) as region:
-            region.write(0, data)
+            region[:] = data
             region.flush()
         with open_store(server.uri, "r", tls_certificates=trust) as store:
             buffer = bytearray(size)
