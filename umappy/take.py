@@ -34,10 +34,11 @@ GATHER_BYTES = 4 << 20
 """Values that are copied at once."""
 ITEM_BYTES_MAX = 64 << 10
 """Larger items are better read by all fillers, into place."""
-RUN_BYTES_MAX = 64 << 10
-"""So are longer runs of pages, on the average."""
+RUN_BYTES_MAX = 128 << 10
+"""So are longer runs of pages, on the average: not the largest items where few are neighbours."""
 GAP_BYTES = 8 << 10
 """A gap of pages no larger than this is read along, where that makes one read of two."""
+BLOCK_BYTES = 4096
 SPAN_SHIFT = 21
 SPAN_BYTES = 2 * 4096
 """Bookkeeping of the engine for each 2 MiB that it holds a page of: a page table and a page of page words."""
@@ -258,7 +259,7 @@ class _Gather:
         step = max(1, GATHER_BYTES // extent)
         for at in range(0, items.starts.size, step):
             some = items.select(slice(at, at + step))
-            values = np.empty((some.starts.size, extent), np.uint8)
+            values = _make_aligned(some.starts.size, extent)
             done = self._region._gather(some.starts.astype(np.uint64), values)
             if done > 0:
                 some = some.select(slice(done))
@@ -323,6 +324,13 @@ def _copy(items: _Items, source: NDArray[Any], target: NDArray[Any]) -> None:
     for at in range(0, items.starts.size, step):
         some = items.select(slice(at, at + step))
         target[some.target] = source[some.source]
+
+
+def _make_aligned(count: int, length: int) -> NDArray[np.uint8]:
+    """Rows of `length` bytes, the first at a block's begin: whole blocks come straight from the store."""
+    memory = np.empty(count * length + BLOCK_BYTES, np.uint8)
+    begin = -memory.__array_interface__["data"][0] % BLOCK_BYTES
+    return memory[begin : begin + count * length].reshape(count, length)
 
 
 def _view_items(values: NDArray[np.uint8], source: NDArray[Any], far: int) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 /* gather.c: scattered items, a few bytes of a page each, without making their pages resident. Of pages that are absent
  * the blocks of 4 KiB that hold items are read, as many reads in flight as the device wants, on the caller's thread:
  * into shelves (shelf.h), or through a small buffer. The items are copied from there. Blocks that are on a shelf
- * already are not read. Items in pages that are there are read through memory, as any user reads, and so are those that
+ * already are not read. Long items that are whole blocks are read straight to their place. Items in pages that are there are read through memory, as any user reads, and so are those that
  * the store fails to give: the fault that comes then tells of the error. A device that hangs keeps the caller, as pread
  * would.
  *
@@ -25,6 +25,8 @@
 #define ROOM_LEAST 64u  /* places of a shelf; fewer are left empty */
 #define BATCH_LEAST 16u /* reads that prove, when they are refused, that the store reads no batches */
 #define ITEM_MOST (64u << 10)
+#define WHOLE_LEAST (16u << 10) /* bytes of an item that is worth a read of its own */
+#define WHOLES 1024u            /* such items a round at most */
 #define START_NS 1000000000u
 
 /* Of the first reads each has a unit of the buffer, the others get that of one which ended. read_batch has no more
@@ -36,6 +38,7 @@ typedef struct gathering {
   const uint64_t *offsets;
   uint64_t item_size;
   char *out;
+  bool whole;                 /* items may be whole blocks, and long: such are read straight to `out` */
   uint64_t writes;            /* of the store that had begun, all ended, at the start; 0: it takes none */
   uint64_t first, end;        /* items of the round */
   char *buffer;               /* units, each for a read at a time */
@@ -45,9 +48,10 @@ typedef struct gathering {
   uint32_t next_read;         /* the first that has no unit yet */
   uint64_t blocks[BLOCKS];    /* that are read, rising; later UINT64_MAX: in vain */
   uint32_t items[BLOCKS];     /* the item, counted from the first, that asked for the block */
-  um_read reads[BLOCKS];
-  uint32_t starts[BLOCKS]; /* the first block of each read */
-  enum { COPIED, ABSENT, THERE } way[ITEMS];
+  uint32_t block_reads, wholes; /* of the reads, those of blocks; items that are read straight to `out` */
+  um_read reads[BLOCKS + WHOLES];
+  uint32_t starts[BLOCKS + WHOLES]; /* the first block of each read; its item where that is read straight */
+  enum { COPIED, ABSENT, STRAIGHT, THERE } way[ITEMS];
 } gathering;
 
 static bool is_absent(const um_region *r, uint64_t page) {
@@ -110,6 +114,19 @@ static bool want(gathering *k, uint64_t item) {
   return true;
 }
 
+static bool is_whole(const gathering *k, uint64_t item) {
+  return k->whole && k->offsets[item] % UM_SHELF_BLOCK == 0;
+}
+
+/* False: no place for it. */
+static bool note_whole(gathering *k, uint64_t item) {
+  if (k->wholes == WHOLES)
+    return false;
+  k->way[item] = STRAIGHT;
+  k->wholes++;
+  return true;
+}
+
 /* Says of items where their bytes are; copies those that lie on shelves. False: bad offsets, or no place for more. */
 static bool look(gathering *k, uint64_t end, int *code) {
   um_region *r = k->region;
@@ -133,6 +150,8 @@ static bool look(gathering *k, uint64_t end, int *code) {
       k->way[item] = THERE;
     else if (copy_from_shelves(k, k->end))
       k->way[item] = COPIED;
+    else if (is_whole(k, k->end))
+      going = note_whole(k, item);
     else if ((going = want(k, k->end)))
       k->way[item] = ABSENT;
   }
@@ -187,6 +206,13 @@ static void plan(gathering *k) {
   for (uint32_t room = 0; room < k->room_count; i += k->rooms[room++].count)
     plan_reads(k, i, i + k->rooms[room].count, k->rooms[room].bytes, 0);
   plan_reads(k, i, k->count, NULL, 0);
+  k->block_reads = k->read_count;
+  for (uint64_t item = k->first; k->wholes > 0 && item < k->end; item++)
+    if (k->way[item - k->first] == STRAIGHT) {
+      k->starts[k->read_count] = (uint32_t)(item - k->first);
+      k->reads[k->read_count++] = (um_read){
+          .offset = k->offsets[item], .buffer = k->out + item * k->item_size, .length = k->item_size};
+    }
 }
 
 static bool is_store_quiet(const gathering *k) {
@@ -213,13 +239,19 @@ static void copy_items(gathering *k, const um_read *read, uint32_t block) {
 static void ended(um_batch *batch, um_read *read) {
   gathering *k = batch->context;
   uint32_t index = (uint32_t)(read - k->reads), first = k->starts[index];
-  uint32_t end = index + 1 < k->read_count ? k->starts[index + 1] : k->count;
+  if (index >= k->block_reads) {
+    k->way[first] = read->code ? THERE : COPIED;
+    if (read->code == 0)
+      UM_COUNT(k->region, bytes_read, read->length);
+    return;
+  }
+  uint32_t end = index + 1 < k->block_reads ? k->starts[index + 1] : k->count;
   copy_items(k, read, first);
   if (read->code == 0)
     UM_COUNT(k->region, bytes_read, read->length);
   for (; read->code && first < end; first++)
     k->blocks[first] = UINT64_MAX;
-  if (k->starts[index] >= k->kept && k->next_read < k->read_count)
+  if (k->starts[index] >= k->kept && k->next_read < k->block_reads)
     k->reads[k->next_read++].buffer = read->buffer;
 }
 
@@ -258,11 +290,11 @@ static int do_round(gathering *k, uint64_t count) {
   k->writes = atomic_load(&r->writes_begun);
   if (k->writes != ended_)
     return -EAGAIN;
-  k->count = 0;
+  k->count = k->wholes = 0;
   k->end = k->first;
   while (k->end < end && look(k, um_min(k->end + HELD, end), &code))
     ;
-  if (code == 0 && k->count)
+  if (code == 0 && k->count + k->wholes)
     code = read_and_copy(k);
   if (code)
     return code;
@@ -319,6 +351,7 @@ int um_region_gather(um_region *r, const uint64_t *offsets, uint64_t count, uint
     k->offsets = offsets;
     k->item_size = item_size;
     k->out = out;
+    k->whole = item_size >= WHOLE_LEAST && item_size % UM_SHELF_BLOCK == 0 && (uintptr_t)out % UM_SHELF_BLOCK == 0;
     k->buffer = buffer;
     code = gather(k, count, deadline, done);
   }
