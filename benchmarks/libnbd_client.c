@@ -3,7 +3,7 @@
  *   libnbd_client URI random|sequential|single CONNECTIONS DEPTH LENGTH COUNT SEED
  *
  * random, sequential: COUNT reads of LENGTH bytes by its asynchronous API, DEPTH in flight, shared among CONNECTIONS,
- * each with a thread, as nbdcopy does it. single: one synchronous read after another, on one connection.
+ * each with a thread, as nbdcopy does it. random: each to its own place, in memory that is there already. single: one synchronous read after another, on one connection.
  * Prints: seconds, the sum of the first 8 bytes of each read modulo 2^64 (big-endian, as nbdkit's pattern plugin has
  * them), and for `single` the median of a read's seconds. */
 #define _GNU_SOURCE
@@ -21,7 +21,8 @@
 
 typedef struct slot {
   struct worker *worker;
-  char *buffer;
+  char *buffer; /* of sequential reads */
+  char *place;  /* of the read that is in flight */
 } slot;
 
 typedef struct worker {
@@ -34,6 +35,7 @@ typedef struct worker {
   slot *slots, **idle;
   uint32_t idle_count;
   uint64_t sum;
+  char *result; /* of random reads: a place for each; else NULL */
 } worker;
 
 static _Noreturn void fail(const char *what) {
@@ -58,7 +60,7 @@ static int ended(void *context, int *error) {
   slot *s = context;
   if (*error)
     fail("reading");
-  s->worker->sum += take_first(s->buffer);
+  s->worker->sum += take_first(s->place);
   s->worker->ended++;
   s->worker->idle[s->worker->idle_count++] = s;
   return 1;
@@ -70,7 +72,8 @@ static void *work(void *context) {
     while (w->idle_count > 0 && w->next < w->count) {
       slot *s = w->idle[--w->idle_count];
       nbd_completion_callback done = {.callback = ended, .user_data = s};
-      if (nbd_aio_pread(w->nbd, s->buffer, w->length, w->offsets[w->next++], done, 0) < 0)
+      s->place = w->result ? w->result + w->next * w->length : s->buffer;
+      if (nbd_aio_pread(w->nbd, s->place, w->length, w->offsets[w->next++], done, 0) < 0)
         fail("asking");
     }
     if (nbd_poll(w->nbd, -1) < 0)
@@ -87,8 +90,13 @@ static struct nbd_handle *open_server(const char *uri) {
 }
 
 static void prepare(worker *w, const char *uri, const uint64_t *offsets, uint64_t count, uint64_t length,
-                    uint32_t depth) {
-  *w = (worker){.nbd = open_server(uri), .offsets = offsets, .count = count, .length = length, .depth = depth};
+                    uint32_t depth, char *result) {
+  *w = (worker){.nbd = open_server(uri),
+                .offsets = offsets,
+                .count = count,
+                .length = length,
+                .depth = depth,
+                .result = result};
   w->slots = calloc(depth, sizeof *w->slots);
   w->idle = calloc(depth, sizeof *w->idle);
   for (uint32_t i = 0; i < depth; i++) {
@@ -147,9 +155,13 @@ int main(int argc, char **argv) {
     return 0;
   }
   worker *workers = calloc(connections, sizeof *workers);
+  char *result = strcmp(how, "random") ? NULL : aligned_alloc(4096, count * length);
+  if (result)
+    memset(result, 1, count * length);
   for (uint32_t i = 0; i < connections; i++) {
     uint64_t from = count * i / connections, to = count * (i + 1) / connections;
-    prepare(&workers[i], uri, offsets + from, to - from, length, (depth + connections - 1) / connections);
+    prepare(&workers[i], uri, offsets + from, to - from, length, (depth + connections - 1) / connections,
+            result ? result + from * length : NULL);
   }
   double start = now();
   uint64_t sum = 0;

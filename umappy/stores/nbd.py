@@ -85,6 +85,7 @@ class NbdStore(NativeStore):
     """
 
     mode: Literal["r", "r+"]
+    _any_buffer = True
     uri: str
     """Complete, in its normal form; names no secret."""
 
