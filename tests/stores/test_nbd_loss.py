@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+
 from forgetful_nbd import (
     CAN_FLUSH,
     CAN_MULTI,
@@ -32,7 +33,6 @@ from forgetful_nbd import (
     ForgetfulServer,
     Request,
 )
-
 from umappy import errors
 from umappy._engine import ffi, lib
 from umappy.stores.nbd import NbdStore
