@@ -22,7 +22,7 @@ from umappy.region import Region
 from umappy.save import save
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
-from umappy.stores import FileStore, Store, ZstdStore
+from umappy.stores import FileStore, NbdStore, Store, ZstdStore
 from umappy.take import take
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ClosedError",
     "FileStore",
     "ForkedRegionError",
+    "NbdStore",
     "Pager",
     "Region",
     "Residency",

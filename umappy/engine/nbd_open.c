@@ -54,7 +54,8 @@ void um_nbd_store_free(um_nbd_store *store) {
     next = waiter->all_next;
     um_nbd_waiter_free(waiter);
   }
-  um_nbd_journal_free(store->journal);
+  if (store->journal)
+    um_nbd_journal_free(store->journal);
   free_target(&store->target);
   pthread_mutex_destroy(&store->lock);
   pthread_cond_destroy(&store->changed);
