@@ -27,7 +27,7 @@ help:
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
 	@echo 'make test-crash        crashes, kill -9, failures and damage of compressed files  (SANITIZE=address)'
 	@echo 'make crash             the same for long: kill -9 so many times, random crashes (KILLS=5000 STATES=50)'
-	@echo 'make fuzz              files that nobody would write, as compressed files       (FUZZ_SECONDS=3600)'
+	@echo 'make fuzz              files and servers that nobody would write                (FUZZ_SECONDS=3600)'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make nbd-loss          NBD servers killed and stopped under a store, for long    (NBD_LOSS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -73,9 +74,18 @@ class Connection:
     def __init__(self, connected: socket.socket, index: int, stopping: threading.Event) -> None:
         self.index = index
         self.limit: int | None = None
+        self.greeted = False
         self.options: list[Option] = []
         self._socket = connected
         self._stopping = stopping
+
+    def shut(self) -> None:
+        """Ends what the script waits for, from another thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
 
     def send(self, data: bytes) -> None:
         cut = self.limit is not None and len(data) > self.limit
@@ -116,11 +126,18 @@ class Connection:
         while time.monotonic() < end:
             self.receive(1)
 
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        try:
+            self._socket = context.wrap_socket(self._socket, server_side=True)
+        except OSError as error:
+            raise ClientGoneError from error
+
     # The handshake
 
     def greet(self, flags: int = 3) -> None:
         self.send(GREETING_MAGIC + pack(">H", flags))
         self.receive(4)
+        self.greeted = True
 
     def receive_option(self) -> Option:
         magic, number, length = unpack(">8sII", self.receive(16))
@@ -148,8 +165,9 @@ class Connection:
         structured: bool = True,
         blocks: tuple[int, int, int] | None = None,
     ) -> None:
-        """The whole handshake, as it should be."""
-        self.greet()
+        """The whole handshake, as it should be; from the options on where the greeting is over."""
+        if not self.greeted:
+            self.greet()
         while True:
             option = self.receive_option()
             if option.number == OPT_GO:
@@ -202,7 +220,6 @@ class ScriptedNbd:
         self._listening = socket.socket(socket.AF_UNIX)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._sockets: list[socket.socket] = []
         self._errors: list[Exception] = []
         self.connections: list[Connection] = []
         self.uri = f"nbd+unix:///?socket={self._folder / 'socket'}"
@@ -218,10 +235,10 @@ class ScriptedNbd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        for one in (self._listening, *self._sockets):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        self._listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
+        for connection in self.connections:
+            connection.shut()
         for thread in self._threads:
             thread.join()
         self._listening.close()
@@ -240,12 +257,11 @@ class ScriptedNbd:
                 return
             connection = Connection(connected, len(self.connections), self._stopping)
             self.connections.append(connection)
-            self._sockets.append(connected)
-            thread = threading.Thread(target=self._run, args=(connection, connected))
+            thread = threading.Thread(target=self._run, args=(connection,))
             self._threads.append(thread)
             thread.start()
 
-    def _run(self, connection: Connection, connected: socket.socket) -> None:
+    def _run(self, connection: Connection) -> None:
         try:
             self._script(connection)
         except ClientGoneError:
@@ -253,4 +269,4 @@ class ScriptedNbd:
         except Exception as error:
             self._errors.append(error)
         finally:
-            connected.close()
+            connection.close()

@@ -202,8 +202,8 @@ static int begin_chunk(um_nbd_reply *reply) {
   } else if (type & UM_NBD_CHUNK_ERROR) {
     uint32_t error = um_nbd_get32(head + UM_NBD_CHUNK_SIZE);
     uint32_t message = um_nbd_get16(head + UM_NBD_CHUNK_SIZE + 4);
-    if (message > length - 6)
-      return refuse(reply, "an error's message of %" PRIu32 " bytes is longer than its chunk", message);
+    if (message + (type == UM_NBD_CHUNK_ERROR_OFFSET ? 8 : 0) > length - 6)
+      return refuse(reply, "an error with a message of %" PRIu32 " bytes is longer than its chunk", message);
     if (request->code == 0)
       request->code = error ? read_code(error) : -EINVAL;
     reply->to = NULL;
