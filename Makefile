@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress bench-sort bench-targets bench-zstd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -30,6 +30,7 @@ help:
 	@echo 'make fuzz              files and servers that nobody would write                (FUZZ_SECONDS=3600)'
 	@echo 'make ceph              the tests of stores over Ceph RBD: starts a cluster of one   (PYTEST="-k disk")'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
+	@echo 'make nbd-loss          NBD servers killed and stopped under a store, for long    (NBD_LOSS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
@@ -107,6 +108,11 @@ stress: .venv-test/installed
 	  -o faulthandler_timeout=$$(($(STRESS_SECONDS) + 300)) $(PYTEST)
 	STRESS_SECONDS=$(STRESS_SECONDS) QUICKSORT_MIB=128 $(MAKE) -C tests/engine test \
 	  TEST_SECONDS=$$(($(STRESS_SECONDS) + 300))
+
+NBD_LOSS_SECONDS ?= 600
+nbd-loss: .venv-test/installed
+	.venv-test/bin/pytest -m stress --stress-seconds $(NBD_LOSS_SECONDS) \
+	  -o faulthandler_timeout=$$(($(NBD_LOSS_SECONDS) + 300)) tests/stores/test_nbd_kill.py $(PYTEST)
 
 packages:
 	@missing=$$(bash tools/missing-packages $(PYTHON)) || { \

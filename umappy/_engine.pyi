@@ -343,6 +343,8 @@ class Lib:
         count: int,
         item_size: int,
         out: Memory,
+        places: Out[int],
+        room: int,
         timeout_ms: int,
         done: Out[int],
         /,

@@ -56,6 +56,7 @@ const um_store_ops um_nbd_store_ops = {
     .close = nbd_close,
     .forked = nbd_forked,
     .read_batch = um_nbd_read_batch,
+    .any_buffer = true,
     .write_batch = um_nbd_write_batch,
     .limit = nbd_limit,
 };

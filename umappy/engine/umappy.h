@@ -321,12 +321,12 @@ int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, 
 int um_region_read_through(um_region *region, uint64_t offset, void *buffer, uint64_t length, uint64_t *done);
 int um_region_write_through(um_region *region, uint64_t offset, const void *buffer, uint64_t length,
                             uint32_t timeout_ms, uint64_t *done);
-/* Copies `count` items of `item_size` bytes (64 KiB at most), which begin at `offsets` (rising), to `out`, one behind
- * the other; `out` lies in no region. Absent pages stay absent. *done: how many, from which it goes on when called
- * again; 0 also when the time is over. -EAGAIN: the store is being written, -EOPNOTSUPP: the store or the budget does
- * not suit: read what is left through memory. */
+/* Copies `count` items of `item_size` bytes (64 KiB at most), which begin at `offsets` (rising), to `out`, which has
+ * room for `room` of them and lies in no region: one behind the other, or each to its place, counted in items. Absent
+ * pages stay absent. *done: how many, from which it goes on when called again; 0 also when the time is over. -EAGAIN:
+ * the store is being written, -EOPNOTSUPP: the store or the budget does not suit: read what is left through memory. */
 int um_region_gather(um_region *region, const uint64_t *offsets, uint64_t count, uint64_t item_size, void *out,
-                     uint32_t timeout_ms, uint64_t *done);
+                     const uint64_t *places, uint64_t room, uint32_t timeout_ms, uint64_t *done);
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
 int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
