@@ -152,6 +152,8 @@ def test_holes_and_data_of_one_read_are_put_together(serve, tmp_path: Path) -> N
             oracle[offset : offset + 65_536] = data
         assert store.info().structured
         assert read(store) == oracle
+        for offset in range(0, 7 * MIB, 100_000):  # one at a time, each of several chunks
+            assert read(store, offset, 300_000) == oracle[offset : offset + 300_000]
 
 
 @needs_nbdkit

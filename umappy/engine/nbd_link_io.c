@@ -148,7 +148,7 @@ static void plan_receive(um_nbd_link *link, um_nbd_waiter *waiter, receiving *r)
   bool is_long = first && first->length > SHORT, is_alone = link->owed == 1 && first;
   uint32_t head = reply->structured ? UM_NBD_CHUNK_SIZE + 8 : UM_NBD_SIMPLE_SIZE;
   bool guess = is_alone && first->type == UM_NBD_CMD_READ && first->owner == waiter && first->length <= GUESS_MAX &&
-               um_nbd_reply_is_between(reply);
+               um_nbd_reply_is_between(reply) && first->covered == 0 && first->part_count == 0; /* nothing to lose */
   if (guess) {
     add_room(r, link->staging, head);
     add_room(r, r->guess = first->buffer, first->length);
