@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz stress nbd-loss bench-sort bench-targets bench-zstd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test-crash        crashes, kill -9, failures and damage of compressed files  (SANITIZE=address)'
 	@echo 'make crash             the same for long: kill -9 so many times, random crashes (KILLS=5000 STATES=50)'
 	@echo 'make fuzz              files and servers that nobody would write                (FUZZ_SECONDS=3600)'
+	@echo 'make ceph              the tests of stores over Ceph RBD: starts a cluster of one   (PYTEST="-k disk")'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make nbd-loss          NBD servers killed and stopped under a store, for long    (NBD_LOSS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
@@ -82,6 +83,10 @@ test-python: .venv-test/installed
 test-python-copy: .venv-test/installed
 	UMAPPY_MECHANISM=copy .venv-test/bin/pytest -n $(JOBS) --dist worksteal --stress-seconds 2 tests/region \
 	  $(addprefix tests/process/test_,fork.py memory.py mlock.py) $(PYTEST)
+
+# Starts a Ceph of one node from Debian's packages, and serves its images with qemu-nbd. Not in CI.
+ceph: .venv-test/installed
+	tests/ceph/run .venv-test/bin/pytest -o 'pythonpath=tests/helpers .' -o faulthandler_timeout=300 tests/ceph $(PYTEST)
 
 # Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
 bench-sort: .venv/installed

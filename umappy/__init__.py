@@ -17,6 +17,7 @@ from umappy.errors import (
     UmapError,
 )
 from umappy.load import load
+from umappy.open_store import open_store
 from umappy.pager import Pager, default_pager
 from umappy.region import Region
 from umappy.save import save
@@ -48,6 +49,7 @@ __all__ = [
     "config",
     "default_pager",
     "load",
+    "open_store",
     "save",
     "sort",
     "stores",

@@ -210,7 +210,8 @@ class Region(mmap.mmap):
     ) -> int:
         """Copies the bytes that begin at `starts` (bytes, rising) to `values`, shape (items, bytes of an item).
 
-        `places` says to which row of `values` each goes; None: in order. Leaves absent pages absent. Returns how many it copied: fewer where the store or the budget does not suit.
+        `places` says to which row of `values` each goes; None: in order. Leaves absent pages absent. Returns how many
+        it copied: fewer where the store or the budget does not suit.
         """
         done = ffi.new("uint64_t *")
         code = 0

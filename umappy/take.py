@@ -274,9 +274,7 @@ class _Gather:
                 return at + done
         return items.starts.size
 
-    def _view_rows(
-        self, source: NDArray[Any], target: NDArray[Any], far: int, extent: int
-    ) -> NDArray[np.uint8] | None:
+    def _view_rows(self, source: NDArray[Any], target: NDArray[Any], far: int, extent: int) -> NDArray[np.uint8] | None:
         """The result as rows of an item's bytes; None where items are laid out otherwise there, or not at all well."""
         item = source[(slice(0, 1),) * far]
         if target.dtype != source.dtype or not target.flags.c_contiguous or extent != item.nbytes:

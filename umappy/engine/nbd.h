@@ -213,13 +213,19 @@ int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns);
 void um_nbd_link_submit(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *first);
 
 um_nbd_link *um_nbd_link_choose(um_nbd_store *store); /* that is up with the least to do, or NULL */
-/* For who waits. What `waiter` has to do on the link: POLLIN, POLLOUT, or nothing; the socket to poll, and the moment
- * at which the link is overdue; 0: there is something to do at once. */
-short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descriptor, uint64_t *deadline_ns);
-void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter); /* what there is, if it drives */
-void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter);    /* what can go out, if it sends */
-void um_nbd_link_leave(um_nbd_link *link, um_nbd_waiter *waiter);   /* hands its roles to others that wait */
-void um_nbd_link_check(um_nbd_link *link);                          /* gives it up where it is overdue */
+/* What a thread has to do on a link while it waits. */
+typedef struct um_nbd_duty {
+  short events;         /* to poll for: POLLIN, POLLOUT; 0: nothing */
+  int descriptor;       /* the socket */
+  uint64_t deadline_ns; /* when the link is overdue; 0: there is something to do at once */
+  bool plain;           /* only to receive, by a call that waits; nothing of anybody's is to be sent */
+} um_nbd_duty;
+um_nbd_duty um_nbd_link_duty(um_nbd_link *link, um_nbd_waiter *waiter); /* takes roles that are free */
+/* What there is, if it drives. patient: waits for a moment for something to come. */
+void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter, bool patient);
+void um_nbd_link_send(um_nbd_link *link, um_nbd_waiter *waiter);  /* what can go out, if it sends */
+void um_nbd_link_leave(um_nbd_link *link, um_nbd_waiter *waiter); /* hands its roles to others that wait */
+void um_nbd_link_check(um_nbd_link *link);                        /* gives it up where it is overdue */
 
 /* Between nbd_link.c and nbd_link_io.c; lock held. */
 void um_nbd_link_sweep(um_nbd_link *link); /* it is down: if nobody is inside, all its requests end lost */

@@ -244,25 +244,27 @@ void um_nbd_link_submit(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request
     um_nbd_link_send(link, waiter);
 }
 
-short um_nbd_link_roles(um_nbd_link *link, um_nbd_waiter *waiter, int *descriptor, uint64_t *deadline_ns) {
-  short events = 0;
+um_nbd_duty um_nbd_link_duty(um_nbd_link *link, um_nbd_waiter *waiter) {
+  um_nbd_duty duty = {.descriptor = -1, .deadline_ns = UINT64_MAX};
   pthread_mutex_lock(&link->lock);
   if (link->up && link->owed > 0) {
+    um_nbd_transport *transport = link->transport;
     if (!link->driver)
       link->driver = waiter;
     if (!link->sender && link->queue_first && (link->free_count > 0 || link->queue_first->cookie))
       link->sender = waiter;
     if (link->driver == waiter)
-      events |= atomic_load(&link->transport->receive_events);
+      duty.events |= atomic_load(&transport->receive_events);
     if (link->sender == waiter)
-      events |= atomic_load(&link->transport->send_events);
-    *descriptor = link->transport->descriptor;
-    *deadline_ns = link->first_ns + link->store->target.timeout_ns;
-    if (link->driver == waiter && atomic_load(&link->transport->held))
-      *deadline_ns = 0;
+      duty.events |= atomic_load(&transport->send_events);
+    duty.descriptor = transport->descriptor;
+    duty.deadline_ns = link->first_ns + link->store->target.timeout_ns;
+    if (link->driver == waiter && atomic_load(&transport->held))
+      duty.deadline_ns = 0;
+    duty.plain = transport->ops->await && link->driver == waiter && !link->queue_first && !link->sending;
   }
   pthread_mutex_unlock(&link->lock);
-  return events;
+  return duty;
 }
 
 void um_nbd_link_check(um_nbd_link *link) {

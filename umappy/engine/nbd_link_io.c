@@ -111,34 +111,51 @@ typedef struct receiving {
   struct iovec parts[2];
   int count;
   size_t room;  /* bytes of the first part that is a reply's data; 0: none is */
-  void *guess;  /* the second part is the place of this request's data, if it is what comes; NULL: it is not */
+  void *guess;  /* the second part is the place of a request's data, if that is what comes; NULL: it is not */
   size_t asked; /* bytes of all */
 } receiving;
+
+static void add_room(receiving *r, void *to, size_t length) {
+  r->parts[r->count++] = (struct iovec){to, length};
+  r->asked += length;
+}
+
+/* The rest of a reply that has begun: exactly that. False: how much it is is not known yet. */
+static bool plan_rest(um_nbd_link *link, receiving *r) {
+  void *to;
+  size_t length = um_nbd_reply_room(&link->reply, &to);
+  *r = (receiving){.room = length};
+  if (length > 0) {
+    add_room(r, to, length);
+    return true;
+  }
+  uint32_t head = um_nbd_reply_ahead(&link->reply, &to, &length);
+  if (head == 0)
+    return false;
+  add_room(r, link->staging, head);
+  add_room(r, r->guess = to, length);
+  return true;
+}
 
 static void plan_receive(um_nbd_link *link, um_nbd_waiter *waiter, receiving *r) {
   um_nbd_reply *reply = &link->reply;
   void *to;
   *r = (receiving){.room = um_nbd_reply_room(reply, &to)};
   if (r->room)
-    r->parts[r->count++] = (struct iovec){to, r->room};
-  size_t ahead = UM_NBD_STAGING;
+    add_room(r, to, r->room);
   pthread_mutex_lock(&link->lock);
   const um_nbd_request *first = link->flight_first;
-  if (first && first->length > SHORT)
-    ahead = AHEAD;
-  if (link->owed == 1 && first && first->type == UM_NBD_CMD_READ && first->owner == waiter &&
-      first->length <= GUESS_MAX && !r->room && reply->held == 0 && reply->left == 0) {
-    r->guess = first->buffer;
-    ahead = reply->structured ? UM_NBD_CHUNK_SIZE + 8 : UM_NBD_SIMPLE_SIZE;
-  } else if (link->owed == 1 && r->room) {
-    ahead = UM_NBD_CHUNK_SIZE + 8;
+  bool is_long = first && first->length > SHORT, is_alone = link->owed == 1 && first;
+  uint32_t head = reply->structured ? UM_NBD_CHUNK_SIZE + 8 : UM_NBD_SIMPLE_SIZE;
+  bool guess = is_alone && first->type == UM_NBD_CMD_READ && first->owner == waiter && first->length <= GUESS_MAX &&
+               um_nbd_reply_is_between(reply);
+  if (guess) {
+    add_room(r, link->staging, head);
+    add_room(r, r->guess = first->buffer, first->length);
+  } else {
+    add_room(r, link->staging, is_alone && r->room ? head : is_long ? AHEAD : UM_NBD_STAGING);
   }
-  size_t guessed = r->guess ? first->length : 0;
   pthread_mutex_unlock(&link->lock);
-  r->parts[r->count++] = (struct iovec){link->staging, ahead};
-  if (r->guess)
-    r->parts[r->count++] = (struct iovec){r->guess, guessed};
-  r->asked = r->room + ahead + guessed;
 }
 
 /* Bytes that were received into a request's buffer, and may be something else: what parses them would overwrite them.
@@ -164,7 +181,7 @@ static int parse(um_nbd_link *link, const receiving *r, size_t n) {
     n -= placed;
     result = um_nbd_reply_filled(reply, placed);
   }
-  size_t ahead = um_min(n, r->parts[r->room ? 1 : 0].iov_len);
+  size_t ahead = n > 0 ? um_min(n, r->parts[r->room ? 1 : 0].iov_len) : 0;
   if (result == 0 && ahead)
     result = um_nbd_reply_feed(reply, link->staging, ahead);
   return result == 0 && n > ahead ? feed_guess(reply, r->guess, n - ahead) : result;
@@ -176,13 +193,18 @@ static void wake_all(um_nbd_link *link) {
   link->to_wake_count = 0;
 }
 
-/* 0, or -errno of the connection's end. */
-static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
+/* 0, or -errno of the connection's end. `patient`: the thread has nothing else to wait for. The rest of a reply is
+ * waited for in any case: the server is at it. */
+static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter, bool patient) {
   um_nbd_transport *transport = link->transport;
+  bool rest = false;
   for (int turn = 0; turn < TURNS; turn++) {
     receiving r;
-    plan_receive(link, waiter, &r);
-    ssize_t n = transport->ops->receive(transport, r.parts, r.count);
+    rest = rest && plan_rest(link, &r);
+    if (!rest)
+      plan_receive(link, waiter, &r);
+    ssize_t n = rest || patient ? transport->ops->await(transport, r.parts, r.count, rest)
+                                : transport->ops->receive(transport, r.parts, r.count);
     if (n == -EAGAIN)
       return 0;
     if (n <= 0)
@@ -191,13 +213,16 @@ static int receive_turns(um_nbd_link *link, um_nbd_waiter *waiter) {
     wake_all(link);
     if (result < 0 || link->shutting)
       return result < 0 ? result : -ESHUTDOWN;
-    if ((transport->drains && (size_t)n < r.asked) || atomic_load(&waiter->ended))
+    bool drained = transport->drains && (size_t)n < r.asked;
+    rest = drained && transport->ops->await && !um_nbd_reply_is_between(&link->reply);
+    if ((drained && !rest) || atomic_load(&waiter->ended))
       return 0;
+    patient = false;
   }
   return 0;
 }
 
-void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
+void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter, bool patient) {
   pthread_mutex_lock(&link->lock);
   bool mine = link->up && link->driver == waiter;
   link->receiving |= mine;
@@ -205,7 +230,7 @@ void um_nbd_link_receive(um_nbd_link *link, um_nbd_waiter *waiter) {
   if (!mine)
     return;
   char why[UM_NBD_TEXT];
-  int result = receive_turns(link, waiter);
+  int result = receive_turns(link, waiter, patient);
   if (result < 0)
     snprintf(why, sizeof why, "%s", um_nbd_transport_explain(link->transport, result));
   pthread_mutex_lock(&link->lock);

@@ -271,6 +271,23 @@ size_t um_nbd_reply_room(const um_nbd_reply *reply, void **to) {
   return reply->left > 0 && reply->to ? reply->left : 0;
 }
 
+uint32_t um_nbd_reply_ahead(const um_nbd_reply *reply, void **to, size_t *length) {
+  const uint8_t *head = reply->head;
+  if (reply->left > 0 || reply->held < UM_NBD_CHUNK_SIZE || um_nbd_get32(head) != UM_NBD_CHUNK_MAGIC ||
+      um_nbd_get16(head + 6) != UM_NBD_CHUNK_DATA)
+    return 0;
+  const um_nbd_request *request = reply->calls->find(reply->context, um_nbd_get64(head + 8));
+  if (!request || request->type != UM_NBD_CMD_READ || um_nbd_get32(head + 16) != request->length + 8)
+    return 0;
+  *to = request->buffer;
+  *length = request->length;
+  return DATA_HEAD - reply->held;
+}
+
+bool um_nbd_reply_is_between(const um_nbd_reply *reply) {
+  return reply->left == 0 && reply->held == 0;
+}
+
 int um_nbd_reply_feed(um_nbd_reply *reply, const uint8_t *bytes, size_t length) {
   size_t used = 0;
   int result = 0;

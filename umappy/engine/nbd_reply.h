@@ -64,6 +64,10 @@ void um_nbd_reply_init(um_nbd_reply *reply, bool structured, const um_nbd_reply_
 int um_nbd_reply_feed(um_nbd_reply *reply, const uint8_t *bytes, size_t length);
 /* Where the next bytes of data belong, so that they need no copy; how many, 0: feed it. */
 size_t um_nbd_reply_room(const um_nbd_reply *reply, void **to);
+/* A chunk's head is there, but for the end of it, and it holds all the data of a read: where that belongs, and how many
+ * bytes of head come before it; 0: it is not so. */
+uint32_t um_nbd_reply_ahead(const um_nbd_reply *reply, void **to, size_t *length);
+bool um_nbd_reply_is_between(const um_nbd_reply *reply);     /* two replies */
 int um_nbd_reply_filled(um_nbd_reply *reply, size_t length); /* so many were put there */
 void um_nbd_request_write_header(um_nbd_request *request);   /* as it is sent */
 /* A request leaves, whatever the parser knew of it: lost. */

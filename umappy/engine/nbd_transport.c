@@ -4,12 +4,14 @@
 
 #include "internal.h"
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -24,13 +26,21 @@ static ssize_t socket_send(um_nbd_transport *transport, const struct iovec *part
   return n < 0 ? -errno : n;
 }
 
-static ssize_t socket_receive(um_nbd_transport *transport, const struct iovec *parts, int count) {
+static ssize_t receive(um_nbd_transport *transport, const struct iovec *parts, int count, int flags) {
   struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
   ssize_t n;
   do
-    n = recvmsg(transport->descriptor, &message, MSG_DONTWAIT);
+    n = recvmsg(transport->descriptor, &message, flags);
   while (n < 0 && errno == EINTR);
   return n < 0 ? -errno : n;
+}
+
+static ssize_t socket_receive(um_nbd_transport *transport, const struct iovec *parts, int count) {
+  return receive(transport, parts, count, MSG_DONTWAIT);
+}
+
+static ssize_t socket_await(um_nbd_transport *transport, const struct iovec *parts, int count, bool all) {
+  return receive(transport, parts, count, all ? MSG_WAITALL : 0);
 }
 
 static void socket_shutdown(um_nbd_transport *transport) {
@@ -52,6 +62,7 @@ static void socket_forked(um_nbd_transport *transport) {
 static const um_nbd_transport_ops socket_ops = {
     .send = socket_send,
     .receive = socket_receive,
+    .await = socket_await,
     .shutdown = socket_shutdown,
     .close = socket_close,
     .forked = socket_forked,
@@ -129,6 +140,9 @@ static int connect_one(int family, int protocol, const struct sockaddr *address,
       code = errno;
   }
   if (code == 0 || code == EISCONN) {
+    struct timeval patience = {.tv_usec = UM_NBD_AWAIT_MS * 1000};
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK); /* calls say for themselves */
     if (family != AF_UNIX) {
       setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);

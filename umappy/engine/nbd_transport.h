@@ -13,6 +13,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#define UM_NBD_AWAIT_MS 100u
+
 typedef struct um_nbd_transport um_nbd_transport;
 
 typedef struct um_nbd_transport_ops {
@@ -22,7 +24,10 @@ typedef struct um_nbd_transport_ops {
   /* Bytes that came in; 0: the other end closed; -EAGAIN: there are none, neither in the kernel nor kept back: wait for
    * `receive_events`; else -errno. */
   ssize_t (*receive)(um_nbd_transport *transport, const struct iovec *parts, int count);
-  void (*shutdown)(um_nbd_transport *transport); /* both calls fail from now on, and poll returns; does not wait */
+  /* The same, but waits: for the first byte, or for `all`; -EAGAIN after UM_NBD_AWAIT_MS without any. NULL: there is no
+   * such call. */
+  ssize_t (*await)(um_nbd_transport *transport, const struct iovec *parts, int count, bool all);
+  void (*shutdown)(um_nbd_transport *transport); /* all calls fail from now on, and poll returns; does not wait */
   /* Frees. Nobody is inside a call. reset: nothing that is still on its way shall reach the server (SO_LINGER 0). */
   void (*close)(um_nbd_transport *transport, bool reset);
   void (*forked)(um_nbd_transport *transport); /* in a forked child: closes the descriptor, touches nothing else */

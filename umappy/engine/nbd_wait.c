@@ -77,6 +77,7 @@ typedef struct watch {
   um_nbd_link *links[1 + UM_NBD_LINKS];
   nfds_t count;
   uint64_t until_ns;
+  bool plain; /* of the last link */
 } watch;
 
 /* `asleep` is set: who ends a request from now on, or hands a role over, wakes. */
@@ -87,11 +88,10 @@ static void prepare(um_nbd_waiter *waiter, watch *w) {
   for (uint32_t i = 0; i < store->link_count; i++) {
     if (waiter->pending[i] == 0)
       continue;
-    int descriptor = -1;
-    uint64_t deadline_ns = UINT64_MAX;
-    short events = um_nbd_link_roles(&store->links[i], waiter, &descriptor, &deadline_ns);
-    w->until_ns = um_min(w->until_ns, deadline_ns);
-    w->look[w->count] = (struct pollfd){.fd = events ? descriptor : -1, .events = events};
+    um_nbd_duty duty = um_nbd_link_duty(&store->links[i], waiter);
+    w->until_ns = um_min(w->until_ns, duty.deadline_ns);
+    w->plain = duty.plain;
+    w->look[w->count] = (struct pollfd){.fd = duty.events ? duty.descriptor : -1, .events = duty.events};
     w->links[w->count++] = &store->links[i];
   }
 }
@@ -104,6 +104,15 @@ static void sleep_until(watch *w) {
       w->look[i].revents = w->until_ns == 0 && w->look[i].fd >= 0 ? POLLIN : 0;
 }
 
+/* Who waits for one connection only, and drives it, waits in the receive itself, which saves a system call. Whoever
+ * ends its requests otherwise has shut the socket down before: nothing else could wake it. */
+static bool receive_patiently(um_nbd_waiter *waiter, const watch *w) {
+  if (w->count != 2 || !w->plain || w->until_ns < um_now_ns() + UM_NBD_AWAIT_MS * UINT64_C(1000000))
+    return false;
+  um_nbd_link_receive(w->links[1], waiter, true);
+  return true;
+}
+
 static void work(um_nbd_waiter *waiter, const watch *w) {
   uint64_t count;
   if (!atomic_exchange(&waiter->asleep, false)) /* somebody woke it: there is something to take back */
@@ -114,7 +123,7 @@ static void work(um_nbd_waiter *waiter, const watch *w) {
     any |= w->look[i].revents != 0;
     if (w->look[i].revents) {
       um_nbd_link_send(w->links[i], waiter);
-      um_nbd_link_receive(w->links[i], waiter);
+      um_nbd_link_receive(w->links[i], waiter, false);
     }
   }
   for (nfds_t i = 1; i < w->count && !any; i++)
@@ -132,8 +141,9 @@ um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter, uint64_t until_ns) {
     prepare(waiter, &w);
     if (atomic_load(&waiter->ended))
       w.until_ns = 0;
-    sleep_until(&w);
     polled = true;
+    if (!receive_patiently(waiter, &w))
+      sleep_until(&w);
     work(waiter, &w);
     first = collect(waiter);
   }

@@ -180,8 +180,8 @@ class NbdStore(NativeStore):
             "port": str(address.port) if address.host else None,
             "path": socket or None,
             "export_name": address.export,
-            "tls_certificates": tls and tls.certificates,
-            "tls_psk_file": tls and tls.psk_file,
+            "tls_certificates": tls.certificates if tls else None,
+            "tls_psk_file": tls.psk_file if tls else None,
             "tls_username": (address.user or getpass.getuser()) if tls and tls.psk_file else None,
             "tls_hostname": address.certificate_name,
         }
