@@ -499,6 +499,15 @@ def test_close_of_a_store_that_owes_nothing_does_not_wait_for_the_server(
     assert measure(store.close) < 1.0
 
 
+def test_close_does_not_wait_for_a_server_that_greets_nobody(server: ForgetfulServer, open_store: OpenStore) -> None:
+    store = open_store(server, timeout_seconds=20.0, retry_seconds=0.3)
+    server.silent = True
+    server.crash()
+    with pytest.raises(errors.StoreTimeoutError):
+        read(store, 0, PAGE)
+    assert measure(store.close) < 5.0
+
+
 def test_fork_leaves_the_parent_what_it_needs_to_come_back(server: ForgetfulServer, store: NbdStore) -> None:
     write(store, 0, A)
     child = os.fork()
