@@ -219,6 +219,25 @@ def test_late_write_of_the_old_connection_does_not_undo_a_newer_one(
     assert server.durable[:PAGE] == B
 
 
+def test_late_write_of_a_server_that_hung_for_long_does_not_undo_a_newer_one(
+    server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
+) -> None:
+    """A stopped server finds the old bytes in its socket only when it goes on: the grace period begins then."""
+    server.script = script = Once(WRITE, "late", 0)
+    server.refusing = True
+    old = pool.submit(write, store, 0, A)
+    wait_until(lambda: script.met)
+    new = pool.submit(write, store, 0, B)
+    time.sleep(1.2 * TIMEOUT)
+    server.refusing = False
+    wait_until(lambda: server.connections == 2)
+    time.sleep(0.6 * TIMEOUT)
+    assert server.do_late() == 1
+    old.result(RETRY)
+    new.result(RETRY)
+    assert read(store, 0, PAGE) == B
+
+
 def test_flush_does_not_return_while_a_late_write_may_come(
     server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
 ) -> None:
