@@ -62,19 +62,19 @@ typedef struct call {
   uint64_t offset;
   uint8_t byte; /* of a whole page: to write, or what was read */
   int result;
+  um_error error;
 } call;
 
 static int do_call(call *c) {
   uint8_t page[PAGE] __attribute__((aligned(PAGE)));
-  um_error error;
   armed = c->place;
   memset(page, c->byte, sizeof page);
   if (c->op == UM_OP_READ)
-    c->result = um_store_read(c->store, c->offset, page, PAGE, &error);
+    c->result = um_store_read(c->store, c->offset, page, PAGE, &c->error);
   else if (c->op == UM_OP_WRITE)
-    c->result = um_store_write(c->store, c->offset, page, PAGE, &error);
+    c->result = um_store_write(c->store, c->offset, page, PAGE, &c->error);
   else
-    c->result = um_store_flush(c->store, &error);
+    c->result = um_store_flush(c->store, &c->error);
   c->byte = page[PAGE - 1];
   armed = NOWHERE;
   return c->result;
@@ -91,18 +91,23 @@ static pthread_t begin(call *c) {
   return thread;
 }
 
-static void write_page(um_store *store, uint64_t offset, uint8_t byte) {
-  CHECK_EQUAL(do_call(&(call){.store = store, .op = UM_OP_WRITE, .offset = offset, .byte = byte}), 0);
-}
-
-static uint8_t read_page(um_store *store, uint64_t offset) {
-  call c = {.store = store, .op = UM_OP_READ, .offset = offset};
-  CHECK_EQUAL(do_call(&c), 0);
+static uint8_t must(call c) {
+  if (do_call(&c) < 0)
+    fprintf(stderr, "%s\n", c.error.text);
+  CHECK_EQUAL(c.result, 0);
   return c.byte;
 }
 
+static void write_page(um_store *store, uint64_t offset, uint8_t byte) {
+  must((call){.store = store, .op = UM_OP_WRITE, .offset = offset, .byte = byte});
+}
+
+static uint8_t read_page(um_store *store, uint64_t offset) {
+  return must((call){.store = store, .op = UM_OP_READ, .offset = offset});
+}
+
 static void flush(um_store *store) {
-  CHECK_EQUAL(do_call(&(call){.store = store, .op = UM_OP_FLUSH}), 0);
+  must((call){.store = store, .op = UM_OP_FLUSH});
 }
 
 static void close_all(um_store *store, nbd_server *server) {
@@ -200,7 +205,7 @@ static void *write_and_read(void *context) {
 
 static void test_crashes_under_many_threads_lose_nothing(uint32_t connections) {
   nbd_server *server = nbd_server_start(SIZE, FLAGS);
-  um_store *store = nbd_server_open(server, connections, 0.1, RETRY);
+  um_store *store = nbd_server_open(server, connections, 0.4, RETRY);
   pthread_t threads[WRITERS];
   writer writers[WRITERS];
   for (uint32_t i = 0; i < WRITERS; i++) {

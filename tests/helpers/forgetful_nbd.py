@@ -14,7 +14,8 @@ each request before it is done, and says what becomes of it:
                `release` was called
 
 Scripts run on the connection's thread, one request at a time a connection. `crash` closes all connections and forgets
-what no FLUSH covered; whoever connects then finds what was left, as after a restart, unless `refusing` is set.
+what no FLUSH covered; whoever connects then finds what was left, as after a restart, unless `refusing` is set (he is
+sent away) or `silent` (he is told nothing).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class ForgetfulServer:
         self.image, self.durable = bytearray(size), bytearray(size)
         self.script: Script = lambda request: "serve"
         self.requests: list[Request] = []
-        self.refusing = False
+        self.refusing = self.silent = False
         self.connections = 0
         self.crashes = 0
         self.folder = Path(tempfile.mkdtemp(prefix="nbd-"))
@@ -91,6 +92,8 @@ class ForgetfulServer:
         self.disconnect()
         for thread in self._threads:
             thread.join(10)
+        for connection in self._open:  # the silent ones
+            connection.close()
         shutil.rmtree(self.folder)
 
     def crash(self) -> None:
@@ -146,6 +149,8 @@ class ForgetfulServer:
                 continue
             with self._lock:
                 self._open.add(connection)
+                if self.silent:
+                    continue
                 number, self.connections = self.connections, self.connections + 1
             self._start(self._serve, connection, number)
 

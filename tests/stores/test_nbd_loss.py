@@ -34,13 +34,12 @@ from forgetful_nbd import (
     Request,
 )
 from umappy import errors
-from umappy._engine import ffi, lib
 from umappy.stores.nbd import NbdStore
 from umappy.stores.testing import make_bytes, read, write
 
 PAGE = 4096
 SIZE = 64 * PAGE
-TIMEOUT = 0.5
+TIMEOUT = 1.0
 RETRY = 20.0
 SOON = 0.8 * TIMEOUT
 """Less than the grace period: who is done by then has not waited for it."""
@@ -91,14 +90,6 @@ class Once:
         return self.verdict
 
 
-def unflushed(store: NbdStore) -> int:
-    """Bytes that the store keeps, until a FLUSH covers them."""
-    info = ffi.new("um_nbd_info *")
-    assert store._handle is not None
-    lib.um_nbd_store_info(store._handle, info)
-    return int(info.unflushed)
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -145,9 +136,9 @@ def test_writes_to_one_place_come_back_in_their_order(server: ForgetfulServer, s
 
 def test_what_was_flushed_is_not_written_again(server: ForgetfulServer, store: NbdStore) -> None:
     write(store, 0, A)
-    assert unflushed(store) >= PAGE
+    assert store.info().unflushed >= PAGE
     store.flush()
-    assert unflushed(store) == 0
+    assert store.info().unflushed == 0
     write(store, PAGE, B)
     before = server.count(WRITE)
     server.crash()
@@ -176,7 +167,7 @@ def test_server_without_flush_is_believed_at_once(open_store: OpenStore) -> None
     with ForgetfulServer(SIZE, flags=HAS_FLAGS) as server:
         store = open_store(server)
         write(store, 0, A)
-        assert unflushed(store) == 0
+        assert store.info().unflushed == 0
         store.flush()
         assert server.count(FLUSH) == 0
 
@@ -228,13 +219,32 @@ def test_late_write_of_the_old_connection_does_not_undo_a_newer_one(
     assert server.durable[:PAGE] == B
 
 
+def test_late_write_of_a_server_that_hung_for_long_does_not_undo_a_newer_one(
+    server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
+) -> None:
+    """A stopped server finds the old bytes in its socket only when it goes on: the grace period begins then."""
+    server.script = script = Once(WRITE, "late", 0)
+    server.refusing = True
+    old = pool.submit(write, store, 0, A)
+    wait_until(lambda: script.met)
+    new = pool.submit(write, store, 0, B)
+    time.sleep(1.2 * TIMEOUT)
+    server.refusing = False
+    wait_until(lambda: server.connections == 2)
+    time.sleep(0.6 * TIMEOUT)
+    assert server.do_late() == 1
+    old.result(RETRY)
+    new.result(RETRY)
+    assert read(store, 0, PAGE) == B
+
+
 def test_flush_does_not_return_while_a_late_write_may_come(
     server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
 ) -> None:
     writing = lose_write(server, store, pool, "late")
     assert measure(store.flush) > SOON / 2
-    assert writing.done()
     assert server.durable[:PAGE] == A
+    writing.result(RETRY)
 
 
 def test_reads_wait_for_what_is_under_way_and_for_nothing_else(
@@ -273,7 +283,7 @@ def test_flush_under_way_when_the_server_dies_covers_what_it_forgot(
     flushing.result(RETRY)
     assert server.count(FLUSH) == 2
     assert server.durable[:PAGE] == A
-    assert unflushed(store) == 0
+    assert store.info().unflushed == 0
 
 
 def test_second_loss_while_writing_again_loses_nothing(server: ForgetfulServer, store: NbdStore) -> None:
@@ -307,7 +317,7 @@ def test_caller_gives_up_while_its_write_is_still_to_be_made(
 ) -> None:
     """The write's caller gets its error before the grace period ends. Its bytes are written nevertheless, and the newer
     ones after them."""
-    store = open_store(server, timeout_seconds=1.0, retry_seconds=0.3)
+    store = open_store(server, timeout_seconds=1.5, retry_seconds=0.3)
     server.script = Once(WRITE, "deaf")
     with pytest.raises(errors.StoreTimeoutError):
         write(store, 0, A)
@@ -429,7 +439,7 @@ def test_write_under_way_that_is_refused_later_is_its_callers_error(
         writing.result(RETRY)
     server.script = lambda request: "serve"
     store.flush()
-    assert unflushed(store) == 0
+    assert store.info().unflushed == 0
 
 
 # Another export
@@ -477,16 +487,20 @@ def test_close_while_the_server_is_away_tells_what_is_lost(server: ForgetfulServ
 
 
 def test_close_waits_until_a_server_that_comes_back_has_everything(
-    server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
+    server: ForgetfulServer, open_store: OpenStore, pool: ThreadPoolExecutor
 ) -> None:
+    store = open_store(server, retry_seconds=2.0)
     write(store, 0, A)
     server.refusing = True
     server.crash()
-    reading = pool.submit(read, store, PAGE, PAGE)
-    wait_until(lambda: not server._open)
-    time.sleep(0.1)
-    pool.submit(lambda: (time.sleep(0.3), setattr(server, "refusing", False)))
-    reading.result(RETRY)
+    with pytest.raises(errors.StoreTimeoutError):
+        read(store, PAGE, PAGE)
+
+    def come_back() -> None:
+        time.sleep(0.2)
+        server.refusing = False
+
+    pool.submit(come_back)
     store.close()
     assert server.image[:PAGE] == A
 
@@ -502,6 +516,15 @@ def test_close_of_a_store_that_owes_nothing_does_not_wait_for_the_server(
     with pytest.raises(errors.StoreTimeoutError):
         read(store, 0, PAGE)
     assert measure(store.close) < 1.0
+
+
+def test_close_does_not_wait_for_a_server_that_greets_nobody(server: ForgetfulServer, open_store: OpenStore) -> None:
+    store = open_store(server, timeout_seconds=20.0, retry_seconds=0.3)
+    server.silent = True
+    server.crash()
+    with pytest.raises(errors.StoreTimeoutError):
+        read(store, 0, PAGE)
+    assert measure(store.close) < 5.0
 
 
 def test_fork_leaves_the_parent_what_it_needs_to_come_back(server: ForgetfulServer, store: NbdStore) -> None:
@@ -543,7 +566,7 @@ def test_flush_on_one_connection_never_covers_what_another_lost(
     """The server crashes while writes go on over four connections, again and again; whoever flushes then has all that
     was acknowledged before."""
     with ForgetfulServer(SIZE, flags=HAS_FLAGS | CAN_FLUSH | CAN_MULTI) as server:
-        store = open_store(server, connections=4, timeout_seconds=0.2)
+        store = open_store(server, connections=4, timeout_seconds=0.4)
         newest = [bytes(PAGE)] * (SIZE // PAGE)
 
         def write_share(first: int) -> None:
@@ -571,12 +594,11 @@ def test_discard_under_way_is_not_done_behind_a_newer_write(
 ) -> None:
     write(store, 0, A)
     server.script = script = Once(TRIM, "late")
-    record = ffi.new("um_error *")
-    discarding = pool.submit(lib.um_nbd_store_discard, store._handle, 0, PAGE, record)
+    discarding = pool.submit(store.discard, 0, PAGE)
     wait_until(lambda: script.met and server.connections == 2)
     writing = pool.submit(write, store, 0, B)
     time.sleep(SOON)
     assert server.do_late() == 1
-    assert discarding.result(RETRY) == 0
+    discarding.result(RETRY)
     writing.result(RETRY)
     assert read(store, 0, PAGE) == B

@@ -262,6 +262,7 @@ int um_nbd_recover_start(um_nbd_store *store); /* at opening, the links up: the 
 /* At closing, nobody inside any call: ends the thread. Waits before, up to retry_ns, where the server lost what it had
  * acknowledged and nobody has flushed: -ETIMEDOUT where that stays so. */
 int um_nbd_recover_stop(um_nbd_store *store, um_error *error);
+void um_nbd_recover_forked(um_nbd_store *store);                  /* as um_store_ops.forked */
 void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link); /* it just went down; any thread, no locks held */
 /* Until a read of these bytes can go: a link is up, and nothing that is still to be written again overlaps them. 0, or
  * -errno with error filled; -ETIMEDOUT at once, without words, where `deadline_ns` is 0. Costs next to nothing while

@@ -270,6 +270,7 @@ static void write_again(um_nbd_store *store) {
 
 void *um_nbd_mend(void *context) {
   um_nbd_store *store = context;
+  um_nbd_cancel = store->recover->cancel;
   pthread_mutex_lock(&store->lock);
   while (!store->recover->stopping) {
     bool up = store->state == UM_NBD_UP;

@@ -32,6 +32,8 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 int um_nbd_recover_sleep(um_nbd_store *store, uint64_t deadline_ns) {
   if (deadline_ns == UINT64_MAX)
@@ -174,13 +176,23 @@ int um_nbd_recover_settle(um_nbd_store *store, um_nbd_entry *entry, uint64_t dea
   return result;
 }
 
+static void end(um_nbd_store *store, um_nbd_recover *self) {
+  if (self->waiter)
+    um_nbd_waiter_give(self->waiter);
+  if (self->cancel >= 0)
+    close(self->cancel);
+  free(self);
+  store->recover = NULL;
+}
+
 int um_nbd_recover_start(um_nbd_store *store) {
   um_nbd_recover *self = calloc(1, sizeof *self);
   if (!self)
     return -ENOMEM;
-  self->waiter = um_nbd_waiter_take(store);
+  self->cancel = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  self->waiter = self->cancel < 0 ? NULL : um_nbd_waiter_take(store);
   if (!self->waiter) {
-    free(self);
+    end(store, self);
     return -ENOMEM;
   }
   self->up_ns = um_now_ns();
@@ -192,12 +204,13 @@ int um_nbd_recover_start(um_nbd_store *store) {
   pthread_sigmask(SIG_SETMASK, &all, &before); /* inherited */
   int code = pthread_create(&self->thread, NULL, um_nbd_mend, store);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (code) {
-    um_nbd_waiter_give(self->waiter);
-    free(self);
-    store->recover = NULL;
-  }
+  if (code)
+    end(store, self);
   return -code;
+}
+
+void um_nbd_recover_forked(um_nbd_store *store) {
+  close(store->recover->cancel);
 }
 
 static uint64_t count_promised(um_nbd_store *store) {
@@ -225,9 +238,8 @@ int um_nbd_recover_stop(um_nbd_store *store, um_error *error) {
   pthread_mutex_unlock(&store->lock);
   for (uint32_t i = 0; i < store->link_count && busy; i++) /* it may wait for a request of its own */
     um_nbd_link_fail(&store->links[i], ESHUTDOWN, "the store is being closed");
+  (void)!write(self->cancel, &(uint64_t){1}, sizeof(uint64_t));
   pthread_join(self->thread, NULL);
-  um_nbd_waiter_give(self->waiter);
-  store->recover = NULL;
-  free(self);
+  end(store, self);
   return result;
 }

@@ -9,6 +9,7 @@
 
 struct um_nbd_recover {
   pthread_t thread;
+  int cancel;              /* eventfd: the thread's connecting is to end; constant */
   um_nbd_waiter *waiter;   /* the thread's */
   uint32_t inside;         /* store->lock, and so the next five: callers between enter and leave */
   bool lost;               /* a connection went down since the thread began to make them */

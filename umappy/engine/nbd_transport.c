@@ -68,6 +68,9 @@ static const um_nbd_transport_ops socket_ops = {
     .forked = socket_forked,
 };
 
+_Thread_local int um_nbd_cancel = -1;
+
+/* Without a descriptor (-1) it sleeps. */
 static int wait_descriptor(int descriptor, short events, uint64_t deadline_ns) {
   for (;;) {
     uint64_t now = um_now_ns();
@@ -75,10 +78,10 @@ static int wait_descriptor(int descriptor, short events, uint64_t deadline_ns) {
       return -ETIMEDOUT;
     uint64_t left = deadline_ns - now;
     struct timespec most = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
-    struct pollfd look = {.fd = descriptor, .events = events};
-    int n = ppoll(&look, 1, &most, NULL);
+    struct pollfd look[2] = {{.fd = descriptor, .events = events}, {.fd = um_nbd_cancel, .events = POLLIN}};
+    int n = ppoll(look, 2, &most, NULL);
     if (n > 0)
-      return 0;
+      return look[1].revents ? -ECANCELED : 0;
     if (n < 0 && errno != EINTR)
       return -errno;
   }
@@ -127,12 +130,11 @@ static int connect_one(int family, int protocol, const struct sockaddr *address,
   int code, on = 1;
   socklen_t size = sizeof code;
   while ((code = connect(descriptor, address, length) < 0 ? errno : 0) == EINTR || (code == EAGAIN)) {
-    struct timespec pause = {0, BUSY_PAUSE_NS};
-    if (um_now_ns() >= deadline_ns) {
-      code = ETIMEDOUT;
+    int waited = wait_descriptor(-1, 0, um_now_ns() + BUSY_PAUSE_NS);
+    if (waited == -ECANCELED || um_now_ns() >= deadline_ns) {
+      code = -waited;
       break;
     }
-    nanosleep(&pause, NULL);
   }
   if (code == EINPROGRESS || code == EALREADY) {
     code = -wait_descriptor(descriptor, POLLOUT, deadline_ns);

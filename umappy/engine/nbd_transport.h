@@ -55,7 +55,11 @@ static inline const char *um_nbd_transport_explain(const um_nbd_transport *trans
   const char *why = atomic_load(&transport->why);
   return why ? why : strerror(code < 0 ? -code : code);
 }
-/* Waits for events on the descriptor; 0, or -ETIMEDOUT. */
+/* Waits for events on the descriptor; 0, or -ETIMEDOUT, or -ECANCELED. */
 int um_nbd_transport_wait(const um_nbd_transport *transport, short events, uint64_t deadline_ns);
+
+/* The calling thread's: an eventfd. Once it is readable, all waits of this thread that are declared here end with
+ * -ECANCELED. -1: none. */
+extern _Thread_local int um_nbd_cancel;
 
 #endif

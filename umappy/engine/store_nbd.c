@@ -40,6 +40,7 @@ static void nbd_forked(um_store *store) {
       self->links[i].transport->ops->forked(self->links[i].transport);
   for (um_nbd_waiter *waiter = atomic_load(&self->waiters); waiter; waiter = waiter->all_next)
     close(waiter->wake);
+  um_nbd_recover_forked(self);
 }
 
 static uint64_t nbd_limit(um_store *store, uint64_t bytes) {
