@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from doc_commands import list_blocks, run_blocks
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -81,6 +82,14 @@ def test_any_sequence_of_calls_equals_a_bytearray(tmp_path: Path) -> None:
     run_state_machine_as_test(
         lambda: RbdMachine(tmp_path), settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
     )
+
+
+def test_every_command_and_program_of_the_page_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    page = (Path(__file__).parents[2] / "docs/nbd.md").read_text()
+    section = page.partition("## Ceph RBD")[2].partition("## What is promised")[0]
+    folder = tmp_path_factory.mktemp("d")
+    run_blocks(list_blocks(section), folder)
+    assert (folder / "copy").read_bytes() == random.Random(1).randbytes(64 * MIB)
 
 
 @pytest.fixture
