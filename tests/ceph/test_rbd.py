@@ -9,9 +9,11 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doc_commands import list_blocks, run_blocks
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -83,6 +85,14 @@ def test_any_sequence_of_calls_equals_a_bytearray(tmp_path: Path) -> None:
     )
 
 
+def test_every_command_and_program_of_the_page_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    page = (Path(__file__).parents[2] / "docs/nbd.md").read_text()
+    section = page.partition("## Ceph RBD")[2].partition("## What is promised")[0]
+    folder = tmp_path_factory.mktemp("d")
+    run_blocks(list_blocks(section), folder)
+    assert (folder / "copy").read_bytes() == random.Random(1).randbytes(64 * MIB)
+
+
 @pytest.fixture
 def image() -> str:
     return create_image(64 * MIB)
@@ -99,33 +109,30 @@ def test_image_larger_than_memory_holds_what_a_region_flushed(image: str, tmp_pa
             assert region[:] == data
 
 
-def test_qemu_nbd_killed_while_a_region_writes_loses_nothing(image: str, tmp_path: Path) -> None:
-    data = random.Random(2).randbytes(64 * MIB)
-    with serve_image(image) as server, umappy.Pager("8MiB") as pager:
-        store = NbdStore(server.uri, "r+", timeout_seconds=3, retry_seconds=60)
-        with umappy.umap(store, mode="r+", pager=pager) as region:
-            for offset in range(0, len(data), MIB):
-                region[offset : offset + MIB] = data[offset : offset + MIB]
-                if offset % (16 * MIB) == 8 * MIB:
-                    server.kill()
-                    server.start()
-            region.flush()
-            assert export_image(image, tmp_path / "exported") == data
-            assert region[:] == data
+def kill_server(server: NbdServer) -> None:
+    server.kill()
+    server.start()
 
 
-def test_disk_killed_while_a_region_writes_loses_nothing(image: str, tmp_path: Path) -> None:
+def kill_disk(server: NbdServer) -> None:
     """The cluster makes qemu-nbd wait: it is silent, and maybe given up and connected to again."""
-    data = random.Random(3).randbytes(64 * MIB)
+    os.kill(int((CEPH / "osd.0.pid").read_text()), signal.SIGKILL)
+    time.sleep(1)
+    run("ceph-osd", "-i", "0")
+
+
+@pytest.mark.parametrize("kill", [kill_server, kill_disk])
+def test_kill_while_a_region_writes_loses_nothing(
+    image: str, tmp_path: Path, kill: Callable[[NbdServer], None]
+) -> None:
+    data = random.Random(2).randbytes(64 * MIB)
     with serve_image(image) as server, umappy.Pager("8MiB") as pager:
         store = NbdStore(server.uri, "r+", timeout_seconds=5, retry_seconds=120)
         with umappy.umap(store, mode="r+", pager=pager) as region:
             for offset in range(0, len(data), MIB):
                 region[offset : offset + MIB] = data[offset : offset + MIB]
-                if offset == 20 * MIB:
-                    os.kill(int((CEPH / "osd.0.pid").read_text()), signal.SIGKILL)
-                    time.sleep(1)
-                    run("ceph-osd", "-i", "0")
+                if offset % (32 * MIB) == 20 * MIB:
+                    kill(server)
             region.flush()
             assert export_image(image, tmp_path / "exported") == data
             assert region[:] == data

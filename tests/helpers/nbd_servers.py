@@ -46,7 +46,7 @@ class NbdServer:
         self.export = export
         self.tls = tls
         self.socket = None if tcp else self.folder / "socket"
-        self.port = _find_port() if tcp else 0
+        self.port = find_port() if tcp else 0
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -212,7 +212,7 @@ def make_qcow2(path: Path, size: int) -> Path:
     return path
 
 
-def _find_port() -> int:
+def find_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
