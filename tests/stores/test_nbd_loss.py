@@ -340,6 +340,18 @@ def test_hung_request_costs_its_timeout_and_is_sent_again(server: ForgetfulServe
     assert TIMEOUT <= took < 5 * TIMEOUT
 
 
+@pytest.mark.parametrize("kind", [READ, WRITE, FLUSH])
+def test_server_that_says_it_is_shutting_down_is_waited_for(
+    server: ForgetfulServer, store: NbdStore, kind: int
+) -> None:
+    server.script = Once(kind, errno.ESHUTDOWN)
+    write(store, 0, A)
+    assert read(store, 0, PAGE) == A
+    store.flush()
+    assert server.connections == 2
+    assert server.durable[:PAGE] == A
+
+
 def test_server_that_is_away_costs_retry_seconds_then_an_error_that_says_why(
     server: ForgetfulServer, open_store: OpenStore
 ) -> None:
