@@ -20,12 +20,14 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import pytest
+
+from umappy.errors import StoreTimeoutError
 
 Result = TypeVar("Result")
 
@@ -212,6 +214,16 @@ def make_qcow2(path: Path, size: int) -> Path:
     """An empty qcow2 image of `size` bytes."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)], check=True, timeout=30)
     return path
+
+
+def insist(call: Callable[[], Result]) -> Result:
+    """Calls again and again, where a store's patience is shorter than what its server's return takes."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            return call()
+        except StoreTimeoutError:
+            assert time.monotonic() < deadline
 
 
 def find_port() -> int:
