@@ -23,9 +23,11 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import pytest
+
+Result = TypeVar("Result")
 
 READY_SECONDS = 20.0
 ENDED_SECONDS = 20.0

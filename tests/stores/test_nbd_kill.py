@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import umappy
-from nbd_servers import NbdServer, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
+from nbd_servers import NbdServer, insist, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
 from umappy import errors
 from umappy._engine import ffi, lib
 from umappy.stores.nbd import NbdStore
@@ -120,8 +120,8 @@ def test_stopped_server_costs_its_deadlines_and_nothing_else(serve: Serve, open_
             call()
         assert time.monotonic() - started < 1.5 + 4 * TIMEOUT
     server.resume()
-    assert read(store, 0, PAGE) == data[:PAGE]
-    write(store, PAGE, data[:PAGE])
+    assert insist(lambda: read(store, 0, PAGE)) == data[:PAGE]
+    insist(lambda: write(store, PAGE, data[:PAGE]))
     store.flush()
     assert image.read_bytes()[: 3 * PAGE] == data[:PAGE] * 2 + data[2 * PAGE : 3 * PAGE]
 
@@ -157,7 +157,7 @@ def test_dirty_pages_stay_dirty_while_the_server_is_away(serve: Serve, open_stor
         assert time.monotonic() - started < 10.0
         assert region.stats().dirty >= len(data)
         server.start()
-        region.flush()
+        insist(region.flush)
         assert region.stats().dirty == 0
         assert image.read_bytes()[: len(data)] == data
         region.close()
@@ -180,7 +180,12 @@ def test_fault_while_the_server_is_away_waits_then_raises_and_comes_back(
             look(region, 3 * MIB)
         assert time.monotonic() - started < 20.0
         server.start()
-        region.retry()
+
+        def retry() -> None:
+            region.retry()
+            look(region, 3 * MIB)
+
+        insist(retry)
         assert region[3 * MIB : 3 * MIB + PAGE] == data[3 * MIB : 3 * MIB + PAGE]
         region.close()
 

@@ -33,6 +33,7 @@ from forgetful_nbd import (
     ForgetfulServer,
     Request,
 )
+from nbd_servers import insist
 from umappy import errors
 from umappy.stores.nbd import NbdStore
 from umappy.stores.testing import make_bytes, read, write
@@ -154,6 +155,22 @@ def test_zeros_and_discards_come_back_as_they_were(server: ForgetfulServer, stor
     server.crash()
     assert read(store, 0, 2 * PAGE) == bytes(PAGE) + B
     assert server.count(WRITE_ZEROES) == 2
+
+
+def test_late_second_try_does_not_undo_a_newer_write(
+    server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
+) -> None:
+    """What was acknowledged, forgotten, and lost once more while it was written again, may be done later, too."""
+    write(store, 0, A)
+    server.script = script = Once(WRITE, "late", 0)
+    server.crash()
+    read(store, PAGE, PAGE)
+    wait_until(lambda: script.met and server.connections == 3)
+    new = pool.submit(write, store, 0, B)
+    time.sleep(SOON)
+    assert server.do_late() == 1
+    new.result(RETRY)
+    assert read(store, 0, PAGE) == B
 
 
 def test_acknowledged_writes_come_back_without_a_grace_period(server: ForgetfulServer, store: NbdStore) -> None:
@@ -322,13 +339,7 @@ def test_caller_gives_up_while_its_write_is_still_to_be_made(
     with pytest.raises(errors.StoreTimeoutError):
         write(store, 0, A)
     assert server.count(WRITE) == 1
-    deadline = time.monotonic() + RETRY
-    while time.monotonic() < deadline:
-        try:
-            write(store, 0, B)
-            break
-        except errors.StoreTimeoutError:
-            pass
+    insist(lambda: write(store, 0, B))
     writes = [request.data[:1] for request in server.requests if request.type == WRITE]
     assert writes == [b"A", b"A", b"B"]
     assert read(store, 0, PAGE) == B
@@ -338,6 +349,18 @@ def test_hung_request_costs_its_timeout_and_is_sent_again(server: ForgetfulServe
     server.script = Once(READ, "ignore")
     took = measure(lambda: read(store, 0, PAGE))
     assert TIMEOUT <= took < 5 * TIMEOUT
+
+
+@pytest.mark.parametrize("kind", [READ, WRITE, FLUSH])
+def test_server_that_says_it_is_shutting_down_is_waited_for(
+    server: ForgetfulServer, store: NbdStore, kind: int
+) -> None:
+    server.script = Once(kind, errno.ESHUTDOWN)
+    write(store, 0, A)
+    assert read(store, 0, PAGE) == A
+    store.flush()
+    assert server.connections == 2
+    assert server.durable[:PAGE] == A
 
 
 def test_server_that_is_away_costs_retry_seconds_then_an_error_that_says_why(
@@ -354,7 +377,7 @@ def test_server_that_is_away_costs_retry_seconds_then_an_error_that_says_why(
         assert 0.9 < time.monotonic() - started < 3.0
         assert server.uri in str(caught.value)
     server.refusing = False
-    assert read(store, 0, 2 * PAGE) == A + bytes(PAGE)
+    assert insist(lambda: read(store, 0, 2 * PAGE)) == A + bytes(PAGE)
     store.flush()
     assert server.durable[:PAGE] == A
 
@@ -368,7 +391,7 @@ def test_flush_that_is_never_answered_ends_within_its_patience(server: Forgetful
         store.flush()
     assert time.monotonic() - started < 5.0
     server.script = lambda request: "serve"
-    store.flush()
+    insist(store.flush)
     assert server.durable[:PAGE] == A
 
 
@@ -425,7 +448,8 @@ def test_acknowledged_write_that_is_refused_later_is_kept_until_it_is_taken(
         with pytest.raises(errors.StoreFullError, match="does not take it again"):
             call()
     server.script = lambda request: "serve"
-    assert read(store, 0, PAGE) == A
+    wait_until(lambda: server.image[:PAGE] == A)
+    assert insist(lambda: read(store, 0, PAGE)) == A
     store.flush()
     assert server.durable[:PAGE] == A
 

@@ -226,7 +226,8 @@ void um_nbd_journal_wait(um_nbd_journal *journal, uint64_t offset, uint32_t leng
   pthread_mutex_lock(&journal->lock);
   journal->waiting++;
   int result = 0;
-  while (result == 0 && (overlaps(journal, offset, length, true) || find_room(journal, length) == NOWHERE))
+  while (result == 0 && (overlaps(journal, offset, length, true) ||
+                         (find_room(journal, length) == NOWHERE && journal->counts.flying > 0)))
     result = pthread_cond_timedwait(&journal->ended, &journal->lock, &until);
   journal->waiting--;
   pthread_mutex_unlock(&journal->lock);

@@ -75,8 +75,9 @@ uint32_t um_nbd_journal_capacity(um_nbd_journal *journal);
  * something ended, or a FLUSH. */
 int um_nbd_journal_add(um_nbd_journal *journal, uint16_t type, uint16_t flags, uint64_t offset, const void *bytes,
                        uint32_t length, um_nbd_entry **entry);
-/* After -EBUSY or -ENOBUFS, with nothing of one's own in flight, outside the gate: until something ended, so that it is
- * worth another try; for a second at most, as there are other reasons to look up. `deadline_ns` by CLOCK_MONOTONIC. */
+/* After -EBUSY or -ENOBUFS, with nothing of one's own in flight, outside the gate: until it is worth another try: what
+ * was in the way has ended, there is room, or nothing flies any more, so that a FLUSH makes room; for a second at most,
+ * as there are other reasons to look up. `deadline_ns` by CLOCK_MONOTONIC. */
 void um_nbd_journal_wait(um_nbd_journal *journal, uint64_t offset, uint32_t length, uint64_t deadline_ns);
 /* The request of a FLYING entry ended: exactly one of these. */
 void um_nbd_journal_acknowledge(um_nbd_journal *journal, um_nbd_entry *entry); /* the server took it */
