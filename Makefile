@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd bench-nbd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
+	@echo 'make bench-nbd          an NBD server against libnbd and nbdcopy             (BENCH=\"--rows random --quick\")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 
@@ -101,6 +102,10 @@ bench-zstd: .venv/installed
 	.venv/$(PIP_INSTALL) '.[bench]'
 	rm -rf build
 	.venv/bin/python benchmarks/zstd.py $(BENCH)
+
+# An NBD server, against libnbd and nbdcopy (root).
+bench-nbd: .venv/installed
+	.venv/bin/python benchmarks/nbd.py $(BENCH)
 
 # One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
 stress: .venv-test/installed
