@@ -114,6 +114,14 @@ def lose_write(server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecuto
     return writing
 
 
+def go_away(server: ForgetfulServer, store: NbdStore, *, silent: bool = False) -> None:
+    """The server forgets, and comes back for nobody; the store has noticed."""
+    server.refusing, server.silent = not silent, silent
+    server.crash()
+    with pytest.raises(errors.StoreTimeoutError):
+        read(store, SIZE - PAGE, PAGE)
+
+
 # What the server forgot
 
 
@@ -208,8 +216,11 @@ def test_write_under_way_is_read_back_after_it_was_written_again(server: Forgetf
     assert [request.type for request in server.requests] == [WRITE, WRITE, READ]
 
 
-def test_write_that_does_not_read_back_is_written_once_more(server: ForgetfulServer, store: NbdStore) -> None:
-    lost = Once(WRITE, "deaf")
+@pytest.mark.parametrize(("data", "kind"), [(A, WRITE), (bytes(PAGE), WRITE_ZEROES)], ids=["bytes", "zeros"])
+def test_write_that_does_not_read_back_is_written_once_more(
+    server: ForgetfulServer, store: NbdStore, data: bytes, kind: int
+) -> None:
+    lost = Once(kind, "deaf")
 
     def spoil(request: Request) -> str | int:
         if lost.met and request.type == READ and server.count(READ) == 1:
@@ -217,9 +228,9 @@ def test_write_that_does_not_read_back_is_written_once_more(server: ForgetfulSer
         return lost(request)
 
     server.script = spoil
-    write(store, 0, A)
-    assert server.image[:PAGE] == A
-    assert server.count(WRITE) == 3
+    write(store, 0, data)
+    assert server.image[:PAGE] == data
+    assert server.count(kind) == 3
 
 
 def test_late_write_of_the_old_connection_does_not_undo_a_newer_one(
@@ -500,10 +511,7 @@ def test_export_that_changed_is_an_error_for_ever(
 def test_close_while_the_server_is_away_tells_what_is_lost(server: ForgetfulServer, open_store: OpenStore) -> None:
     store = open_store(server, retry_seconds=1.0)
     write(store, 0, A)
-    server.refusing = True
-    server.crash()
-    with pytest.raises(errors.StoreTimeoutError):
-        read(store, 0, PAGE)
+    go_away(server, store)
     started = time.monotonic()
     with pytest.raises(errors.StoreTimeoutError, match="1 writes that were never flushed"):
         store.close()
@@ -515,10 +523,7 @@ def test_close_waits_until_a_server_that_comes_back_has_everything(
 ) -> None:
     store = open_store(server, retry_seconds=2.0)
     write(store, 0, A)
-    server.refusing = True
-    server.crash()
-    with pytest.raises(errors.StoreTimeoutError):
-        read(store, PAGE, PAGE)
+    go_away(server, store)
 
     def come_back() -> None:
         time.sleep(0.2)
@@ -535,19 +540,13 @@ def test_close_of_a_store_that_owes_nothing_does_not_wait_for_the_server(
     store = open_store(server, retry_seconds=0.3)
     write(store, 0, A)
     store.flush()
-    server.refusing = True
-    server.crash()
-    with pytest.raises(errors.StoreTimeoutError):
-        read(store, 0, PAGE)
+    go_away(server, store)
     assert measure(store.close) < 1.0
 
 
 def test_close_does_not_wait_for_a_server_that_greets_nobody(server: ForgetfulServer, open_store: OpenStore) -> None:
     store = open_store(server, timeout_seconds=20.0, retry_seconds=0.3)
-    server.silent = True
-    server.crash()
-    with pytest.raises(errors.StoreTimeoutError):
-        read(store, 0, PAGE)
+    go_away(server, store, silent=True)
     assert measure(store.close) < 5.0
 
 
