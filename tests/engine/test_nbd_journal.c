@@ -316,6 +316,21 @@ static void test_wait_ends_when_what_is_in_the_way_ended(void) {
   um_nbd_journal_free(journal);
 }
 
+static void test_wait_for_room_ends_where_only_a_flush_makes_some(void) {
+  um_nbd_journal *journal = make();
+  um_nbd_entry *flying = add(journal, 0, PIECE, 1);
+  for (uint32_t i = 1; i < 4; i++)
+    keep(journal, i * PIECE, PIECE, 1);
+  pthread_t thread;
+  pthread_create(&thread, NULL, acknowledge_later, (void *[]){journal, flying});
+  uint64_t start = now_ns();
+  um_nbd_journal_wait(journal, 9 * PIECE, PIECE, UINT64_MAX);
+  CHECK_EQUAL(count(journal).flying, 0);
+  CHECK(now_ns() < start + 900000000);
+  pthread_join(thread, NULL);
+  um_nbd_journal_free(journal);
+}
+
 /* A server with a cache: writes reach `cache`, FLUSH copies that to `disk`. It dies and keeps any part of its cache,
  * and a write in flight may reach it, or its successor within the grace period. Against what the callers were told. */
 #define MODEL_BLOCKS 24u
@@ -476,6 +491,7 @@ int main(void) {
   test_zeroes_take_no_room_and_discards_are_not_kept();
   test_resize_tells_all_memory_and_waits_for_an_empty_journal();
   test_wait_ends_when_what_is_in_the_way_ended();
+  test_wait_for_room_ends_where_only_a_flush_makes_some();
   test_random_crashes_lose_nothing_acknowledged();
   test_threads_share_a_journal();
   return 0;
