@@ -328,9 +328,10 @@ static void test_request_that_is_passed_over_for_ever_ends_at_the_deadline(void)
   connect_link(&r, 1, &(peer){.passes = true});
   um_nbd_waiter *waiter = um_nbd_waiter_take(r.store);
   uint8_t buffer[200];
-  um_nbd_request passed = {.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer};
+  um_nbd_request passed = {.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer}, elsewhere = passed;
   um_nbd_request other = {.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer + 100};
   uint64_t start = um_now_ns();
+  um_nbd_link_submit(&r.store->links[1], waiter, &elsewhere); /* so it polls */
   um_nbd_link_submit(&r.store->links[0], waiter, &passed);
   for (other.lost = false; !other.lost;) {
     CHECK(um_now_ns() - start < 10 * SECOND_NS);
@@ -339,7 +340,7 @@ static void test_request_that_is_passed_over_for_ever_ends_at_the_deadline(void)
   }
   while (waiter->pending_count > 0)
     um_nbd_wait(waiter, UINT64_MAX);
-  CHECK(passed.lost);
+  CHECK(passed.lost && elsewhere.lost);
   CHECK_EQUAL(passed.code, -ETIMEDOUT);
   um_nbd_waiter_give(waiter);
   for (uint32_t i = 0; i < LINKS; i++)
