@@ -30,7 +30,7 @@ static uint64_t draw(uint64_t *state) {
   return z ^ z >> 31;
 }
 
-/* The other end of a connection. */
+/* The other end of a connection, as its thread is to be. */
 typedef struct peer {
   pthread_t thread;
   int socket;
@@ -38,6 +38,7 @@ typedef struct peer {
   uint64_t chance;
   uint64_t limit; /* it closes after so many requests; 0: never */
   bool silent;    /* it reads, and answers nothing */
+  bool passes;    /* it answers all but the first */
 } peer;
 
 static bool receive_all(int socket, void *buffer, size_t length) {
@@ -125,7 +126,7 @@ static void *serve(void *context) {
       if (um_nbd_get16(held[count] + 6) == UM_NBD_CMD_WRITE && !check_write(p, held[count]))
         break;
       seen++;
-      count += !p->silent;
+      count += !p->silent && !(p->passes && seen == 1);
     } else {
       uint32_t which = (uint32_t)(draw(&p->chance) % count);
       if (!answer(p, held[which]))
@@ -319,6 +320,34 @@ static void test_silent_server_is_given_up_at_the_deadline(void) {
   teardown(&r);
 }
 
+/* Its own thread goes on with others on the same connection, which are answered at once. */
+static void test_request_that_is_passed_over_for_ever_ends_at_the_deadline(void) {
+  rig r;
+  setup(&r, 0.5);
+  connect_link(&r, 0, &(peer){.passes = true});
+  connect_link(&r, 1, &(peer){.passes = true});
+  um_nbd_waiter *waiter = um_nbd_waiter_take(r.store);
+  uint8_t buffer[200];
+  um_nbd_request passed = {.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer}, elsewhere = passed;
+  um_nbd_request other = {.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer + 100};
+  uint64_t start = um_now_ns();
+  um_nbd_link_submit(&r.store->links[1], waiter, &elsewhere); /* so it polls */
+  um_nbd_link_submit(&r.store->links[0], waiter, &passed);
+  for (other.lost = false; !other.lost;) {
+    CHECK(um_now_ns() - start < 10 * SECOND_NS);
+    um_nbd_link_submit(&r.store->links[0], waiter, &other);
+    CHECK(um_nbd_wait(waiter, UINT64_MAX));
+  }
+  while (waiter->pending_count > 0)
+    um_nbd_wait(waiter, UINT64_MAX);
+  CHECK(passed.lost && elsewhere.lost);
+  CHECK_EQUAL(passed.code, -ETIMEDOUT);
+  um_nbd_waiter_give(waiter);
+  for (uint32_t i = 0; i < LINKS; i++)
+    disconnect(&r, i);
+  teardown(&r);
+}
+
 static void test_answer_to_what_was_never_asked_ends_the_connection(void) {
   rig r;
   setup(&r, 30);
@@ -378,6 +407,7 @@ int main(void) {
   RUN(test_threads_that_share_connections_get_simple_replies);
   RUN(test_connections_that_end_in_the_middle_lose_requests_and_nothing_else);
   RUN(test_silent_server_is_given_up_at_the_deadline);
+  RUN(test_request_that_is_passed_over_for_ever_ends_at_the_deadline);
   RUN(test_answer_to_what_was_never_asked_ends_the_connection);
   RUN(test_more_requests_than_slots_all_end);
   return 0;

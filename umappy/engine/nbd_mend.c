@@ -13,10 +13,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define PAUSE_MIN_NS 10000000u   /* between tries to connect, or to write again what was refused: doubling */
-#define PAUSE_MAX_NS 500000000u  /* up to this */
-#define STEADY_NS 200000000u     /* connections that were up for so long begin with the shortest pause again */
-#define LET_GO_NS 1000000000u    /* until threads have come out of the old connections, before another look */
+#define PAUSE_MIN_NS 10000000u  /* between tries to connect, or to write again what was refused: doubling */
+#define PAUSE_MAX_NS 500000000u /* up to this */
+#define STEADY_NS 200000000u    /* connections that were up for so long begin with the shortest pause again */
+#define LET_GO_NS 1000000000u   /* until threads have come out of the old connections, before another look */
 
 __attribute__((format(printf, 2, 3))) static void say(um_nbd_store *store, const char *format, ...) {
   va_list arguments;

@@ -118,16 +118,14 @@ static void work(um_nbd_waiter *waiter, const watch *w) {
   if (!atomic_exchange(&waiter->asleep, false)) /* somebody woke it: there is something to take back */
     while (read(waiter->wake, &count, sizeof count) < 0 && errno == EINTR)
       ;
-  bool any = false;
-  for (nfds_t i = 1; i < w->count; i++) {
-    any |= w->look[i].revents != 0;
+  for (nfds_t i = 1; i < w->count; i++)
     if (w->look[i].revents) {
       um_nbd_link_send(w->links[i], waiter);
       um_nbd_link_receive(w->links[i], waiter, false);
     }
-  }
-  for (nfds_t i = 1; i < w->count && !any; i++)
-    um_nbd_link_check(w->links[i]);
+  if (um_now_ns() >= w->until_ns) /* also where other replies come all the time */
+    for (nfds_t i = 1; i < w->count; i++)
+      um_nbd_link_check(w->links[i]);
 }
 
 um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter, uint64_t until_ns) {

@@ -40,11 +40,11 @@ typedef struct um_file {
 
 typedef struct um_file_store {
   um_store store;
-  um_file *files;                    /* in the order of their bases; owned, constant */
-  uint32_t file_count;               /* constant */
-  bool direct_only;                  /* opened with direct 1: fail rather than go buffered; constant */
-  atomic_bool forked;                /* we are a forked child: the descriptors are gone */
-  pthread_mutex_t flush_lock;        /* one flush at a time: the second must not return while the first still syncs */
+  um_file *files;             /* in the order of their bases; owned, constant */
+  uint32_t file_count;        /* constant */
+  bool direct_only;           /* opened with direct 1: fail rather than go buffered; constant */
+  atomic_bool forked;         /* we are a forked child: the descriptors are gone */
+  pthread_mutex_t flush_lock; /* one flush at a time: the second must not return while the first still syncs */
   um_fork_entry fork;
 } um_file_store;
 

@@ -120,7 +120,7 @@ class NbdStore(NativeStore):
         self.page_size = self._look().block_min
 
     def info(self) -> NbdInfo:
-        """Tells what the server offers, and how the store is doing now. Also while a region has the store."""
+        """Tells what the server offers, and how the store is doing now."""
         with self._borrow():
             return self._look()
 
