@@ -235,6 +235,8 @@ static bool write_batch(um_nbd_store *store, um_nbd_link *link, uint32_t count) 
   for (uint32_t i = 0; i < count; i++)
     goes_on &= conclude(store, link, self->due[i], &done[i]);
   pthread_mutex_lock(&store->lock);
+  if (goes_on)
+    self->refused = 0;
   pthread_cond_broadcast(&store->changed);
   pthread_mutex_unlock(&store->lock);
   return goes_on;
@@ -258,7 +260,6 @@ static void write_again(um_nbd_store *store) {
   if (store->state != UM_NBD_UP || self->doubted) {
     /* somebody was quicker */
   } else if (whole) {
-    self->refused = 0;
     atomic_store(&store->calm, true);
     pthread_cond_broadcast(&store->changed);
   } else {

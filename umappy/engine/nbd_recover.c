@@ -17,7 +17,7 @@
  * own copy, and the entry stays: the caller lets go of it under the journal's lock, at any moment. Newer bytes for the
  *    same place wait until it was written. [L caller_gives_up]
  * 6. A second loss in the middle of writing again. What was in flight then is UNSURE, whatever it was before; the walk
- *    begins anew, in the old order. [L second_loss]
+ *    begins anew, in the old order. [L second_loss, late_second_try]
  * 7. A write of the old connection is done after it was lost, even after a new connection is up: by a server that had
  *    hung, or a thread of it that had. Nothing newer is sent for its place, and no FLUSH ends, for one request deadline
  *    from the moment when the server answered again (not from the loss: a stopped server finds the old bytes in its
