@@ -63,7 +63,7 @@ class ForgetfulServer:
         self.script: Script = lambda request: "serve"
         self.requests: list[Request] = []
         self.refusing = self.silent = False
-        self.connections = 0
+        self.connections = self.refused = 0
         self.crashes = 0
         self.folder = Path(tempfile.mkdtemp(prefix="nbd-"))
         self.uri = f"nbd+unix:///?socket={self.folder / 'socket'}"
@@ -145,6 +145,7 @@ class ForgetfulServer:
             except OSError:
                 return
             if self.refusing:
+                self.refused += 1
                 connection.close()
                 continue
             with self._lock:

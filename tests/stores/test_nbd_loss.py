@@ -393,6 +393,21 @@ def test_server_that_is_away_costs_retry_seconds_then_an_error_that_says_why(
     assert server.durable[:PAGE] == A
 
 
+def test_server_that_lets_nobody_in_is_not_asked_all_the_time(server: ForgetfulServer, open_store: OpenStore) -> None:
+    go_away(server, open_store(server, retry_seconds=2.0))
+    assert 4 < server.refused < 40
+
+
+def test_server_that_answers_nothing_but_greetings_is_not_asked_all_the_time(
+    server: ForgetfulServer, open_store: OpenStore
+) -> None:
+    store = open_store(server, retry_seconds=2.0)
+    server.script = lambda request: "deaf"
+    with pytest.raises(errors.StoreTimeoutError):
+        read(store, 0, PAGE)
+    assert 4 < server.connections < 40
+
+
 def test_flush_that_is_never_answered_ends_within_its_patience(server: ForgetfulServer, open_store: OpenStore) -> None:
     store = open_store(server, timeout_seconds=0.3, retry_seconds=1.0)
     write(store, 0, A)
