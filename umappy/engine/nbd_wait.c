@@ -126,7 +126,9 @@ static void work(um_nbd_waiter *waiter, const watch *w) {
       um_nbd_link_receive(w->links[i], waiter, false);
     }
   }
-  for (nfds_t i = 1; i < w->count && !any; i++)
+  if (any && um_now_ns() < w->until_ns) /* a server that sends without end is overdue some day, too */
+    return;
+  for (nfds_t i = 1; i < w->count; i++)
     um_nbd_link_check(w->links[i]);
 }
 
