@@ -160,6 +160,12 @@ static void send_garbage(server *s) {
   CHECK(send(s->descriptor, "\x17\x03\x03\x00\x20 this was never encrypted, was it?", 38, MSG_NOSIGNAL) == 38);
 }
 
+/* New keys and never any data. */
+static void rekey_without_end(server *s) {
+  while (served.key_update(s->ssl, 0) == 1 && o->handshake(s->ssl) == 1)
+    ;
+}
+
 static void do_nothing(server *s) {
   (void)s;
 }
@@ -276,6 +282,57 @@ static void garbage_in_between_ends_the_stream_with_words(void) {
   CHECK_EQUAL(um_nbd_transport_send(t, "x", 1, DEADLINE_NS), -EBADMSG);
   t->ops->close(t, true);
   stop(&s);
+}
+
+/* A stream of bytes that were received before, and never seems to end. */
+typedef struct hoard {
+  um_nbd_transport transport, *real;
+  uint8_t *bytes; /* NULL: those of the real one */
+  size_t at, length;
+} hoard;
+
+static ssize_t hoard_send(um_nbd_transport *transport, const struct iovec *parts, int count) {
+  um_nbd_transport *real = ((hoard *)transport)->real;
+  return real->ops->send(real, parts, count);
+}
+
+static ssize_t hoard_receive(um_nbd_transport *transport, const struct iovec *parts, int count) {
+  hoard *h = (hoard *)transport;
+  if (!h->bytes)
+    return h->real->ops->receive(h->real, parts, count);
+  size_t length = um_min(parts->iov_len, h->length - h->at);
+  memcpy(parts->iov_base, h->bytes + h->at, length);
+  h->at += length;
+  return (ssize_t)length;
+}
+
+static void hoard_close(um_nbd_transport *transport, bool reset) {
+  hoard *h = (hoard *)transport;
+  h->real->ops->close(h->real, reset);
+}
+
+static const um_nbd_transport_ops hoard_ops = {.send = hoard_send, .receive = hoard_receive, .close = hoard_close};
+
+static void records_without_data_do_not_keep_a_receive_for_ever(void) {
+  server s;
+  start(&s, TLS_1_3, rekey_without_end);
+  um_nbd_transport *real = connect_plain(&s), *t;
+  hoard h = {.transport = {.ops = &hoard_ops, .descriptor = real->descriptor}, .real = real, .length = 1u << 20};
+  char text[256];
+  h.transport.receive_events = POLLIN;
+  h.transport.send_events = POLLOUT;
+  t = &h.transport;
+  CHECK_EQUAL(start_tls(&t, USER, DEADLINE_NS, text), 0);
+  uint8_t *bytes = malloc(h.length), byte;
+  CHECK(bytes);
+  CHECK_EQUAL(um_nbd_transport_receive(real, bytes, h.length, DEADLINE_NS), 0);
+  h.bytes = bytes;
+  struct iovec part = {&byte, 1};
+  CHECK_EQUAL(t->ops->receive(t, &part, 1), -EAGAIN);
+  CHECK(h.at > 0 && h.at < h.length);
+  t->ops->close(t, true);
+  stop(&s);
+  free(bytes);
 }
 
 static void end_of_the_stream_with_and_without_goodbye_is_the_same(void) {
@@ -403,6 +460,7 @@ int main(void) {
   RUN(bytes_come_back_while_keys_change);
   RUN(nothing_is_lost_or_sent_twice_when_the_socket_is_full);
   RUN(garbage_in_between_ends_the_stream_with_words);
+  RUN(records_without_data_do_not_keep_a_receive_for_ever);
   RUN(end_of_the_stream_with_and_without_goodbye_is_the_same);
   RUN(shutdown_in_another_thread_ends_a_wait);
   RUN(handshakes_that_cannot_be_tell_why);

@@ -17,6 +17,7 @@
 #define RECORD (16u << 10) /* bytes of data in a record at most */
 #define RECORD_EXTRA 512u  /* bytes around them at most */
 #define IN_SIZE (128u << 10)
+#define REFILLS_MAX 2u       /* a record may lie in both */
 #define OUT_FULL (64u << 10) /* bytes from which on no more is encrypted */
 #define OUT_SIZE (OUT_FULL + 2 * (RECORD + RECORD_EXTRA))
 
@@ -33,6 +34,7 @@ typedef struct stream {
   pthread_mutex_t lock;
   um_ssl *ssl; /* lock, and so all that follows but `taken` and `plain` */
   uint32_t in_start, in_end, out_start, out_end;
+  uint32_t refills;      /* of `in`, since a call began: records without data would keep it inside for ever */
   bool closed, received; /* the other end sends no more; has sent something */
   int failed, unsent;    /* -errno for ever, of all and of sending; 0 */
   size_t taken;          /* bytes that were encrypted and not yet reported as sent; the sender's, and so the next */
@@ -86,7 +88,12 @@ static int read_record(um_bio *bio, char *bytes, int room) {
   stream *s = openssl->bio_data(bio);
   openssl->bio_clear_flags(bio, UM_BIO_LATER);
   if (s->in_start == s->in_end && !s->closed && s->failed == 0) {
+    if (s->refills == REFILLS_MAX) {
+      openssl->bio_set_flags(bio, UM_BIO_READ_LATER);
+      return -1;
+    }
     struct iovec part = {s->in, IN_SIZE};
+    s->refills++;
     ssize_t count = s->inner->ops->receive(s->inner, &part, 1);
     s->in_start = 0;
     s->in_end = count > 0 ? (uint32_t)count : 0;
@@ -167,6 +174,7 @@ static size_t encrypt(stream *s, const struct iovec *parts, int count, size_t sk
 static int look_for_reason(stream *s) {
   uint8_t byte;
   size_t count;
+  s->refills = 0;
   s->openssl->error_clear();
   int done = s->openssl->peek(s->ssl, &byte, 1, &count);
   if (done != 1 && s->openssl->error_of(s->ssl, done) == UM_SSL_ERROR_SSL)
@@ -204,6 +212,7 @@ static ssize_t receive_record(stream *s, void *buffer, size_t room) {
   pthread_mutex_lock(&s->lock);
   ssize_t result = s->failed;
   if (result == 0) {
+    s->refills = 0;
     s->openssl->error_clear();
     int done = s->openssl->read(s->ssl, buffer, room, &count);
     int code = s->openssl->error_of(s->ssl, done);
@@ -297,6 +306,7 @@ um_nbd_transport *um_nbd_tls_stream_make(const um_openssl *openssl, um_ssl *ssl,
 int um_nbd_tls_stream_handshake(um_nbd_transport *transport, uint64_t deadline_ns) {
   stream *s = (stream *)transport;
   for (;;) {
+    s->refills = 0;
     s->openssl->error_clear();
     int done = s->openssl->handshake(s->ssl), code = s->openssl->error_of(s->ssl, done);
     int flushed = flush(s);
