@@ -123,17 +123,9 @@ static void work(um_nbd_waiter *waiter, const watch *w) {
       um_nbd_link_send(w->links[i], waiter);
       um_nbd_link_receive(w->links[i], waiter, false);
     }
-<<<<<<< HEAD
-  if (um_now_ns() >= w->until_ns) /* also where other replies come all the time */
+  if (um_now_ns() >= w->until_ns) /* also where replies, or nonsense, come without end */
     for (nfds_t i = 1; i < w->count; i++)
       um_nbd_link_check(w->links[i]);
-=======
-  }
-  if (any && um_now_ns() < w->until_ns) /* a server that sends without end is overdue some day, too */
-    return;
-  for (nfds_t i = 1; i < w->count; i++)
-    um_nbd_link_check(w->links[i]);
->>>>>>> nbdtls
 }
 
 um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter, uint64_t until_ns) {
