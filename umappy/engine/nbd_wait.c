@@ -61,7 +61,8 @@ static um_nbd_request *collect(um_nbd_waiter *waiter) {
   return first;
 }
 
-/* Who goes away from poll leaves no role behind. */
+/* Who goes away leaves no role behind. Race: its requests may have ended before it ever slept, while it was sending
+ * those of others: it still has to send the rest of one. */
 static void leave(um_nbd_waiter *waiter, const um_nbd_request *first) {
   um_nbd_store *store = waiter->store;
   bool had[UM_NBD_LINKS] = {false};
@@ -145,8 +146,7 @@ um_nbd_request *um_nbd_wait(um_nbd_waiter *waiter, uint64_t until_ns) {
     work(waiter, &w);
     first = collect(waiter);
   }
-  if (polled)
-    leave(waiter, first);
+  leave(waiter, first);
   return first;
 }
 
