@@ -166,6 +166,16 @@ class Nbdkit(NbdServer):
         return _ends_line(self._pid_file)  # written once it listens
 
 
+class MortalNbdkit(Nbdkit):
+    """Is killed every so often, and starts again, without this process: who waits for it may hold the GIL."""
+
+    seconds = 0.7
+
+    def listen_on(self) -> list[str]:
+        loop = f'while :; do rm -f "$0"; timeout -s KILL {self.seconds} nbdkit "$@"; done'
+        return ["-c", loop, str(self.socket), *super().listen_on()]
+
+
 class QemuNbd(NbdServer):
     def listen_on(self) -> list[str]:
         place = ["-k", str(self.socket)] if self.socket is not None else ["-b", "127.0.0.1", "-p", str(self.port)]
@@ -194,6 +204,11 @@ def nbdkit(
     parameters = [word for word in words if "=" in word]
     command = ["nbdkit", *options, *names, plugin, *arguments, *parameters]
     return Nbdkit(command, export=export, tcp=tcp, tls=tls)
+
+
+def mortal_nbdkit(plugin: str, *arguments: str, filters: Iterable[str] = ()) -> MortalNbdkit:
+    """nbdkit on a unix socket, killed and started again without end."""
+    return MortalNbdkit(["sh", *nbdkit(plugin, *arguments, filters=filters).command[1:]])
 
 
 def qemu_nbd(

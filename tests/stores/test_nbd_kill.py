@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import umappy
-from nbd_servers import NbdServer, insist, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
+from nbd_servers import MortalNbdkit, NbdServer, insist, mortal_nbdkit, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
 from umappy import errors
 from umappy._engine import ffi, lib
 from umappy.stores.nbd import NbdStore
@@ -66,16 +66,17 @@ def forget(image: Path) -> NbdServer:
     return nbdkit("file", str(image), filters=["cache", "cache=writeback"])
 
 
-def look(region: umappy.Region, offset: int) -> None:
+def touch(region: umappy.Region, offset: int) -> None:
     """Touches a page; what comes of it is raised here."""
     _ = region[offset]
     region.check()
 
 
-def unflushed(handle: Any) -> int:
+def look(handle: Any) -> Any:
+    """How a store is doing that a region has."""
     info = ffi.new("um_nbd_info *")
     lib.um_nbd_store_info(handle, info)
-    return int(info.unflushed)
+    return info
 
 
 def test_writes_survive_a_server_that_is_killed_before_any_flush(
@@ -187,13 +188,13 @@ def test_fault_while_the_server_is_away_waits_then_raises_and_comes_back(
         server.kill()
         started = time.monotonic()
         with pytest.raises(errors.StoreTimeoutError):
-            look(region, 3 * MIB)
+            touch(region, 3 * MIB)
         assert time.monotonic() - started < 20.0
         server.start()
 
         def retry() -> None:
             region.retry()
-            look(region, 3 * MIB)
+            touch(region, 3 * MIB)
 
         insist(retry)
         assert region[3 * MIB : 3 * MIB + PAGE] == data[3 * MIB : 3 * MIB + PAGE]
@@ -210,12 +211,12 @@ def test_64_mib_go_through_a_budget_of_4_mib_and_a_server_that_dies_on_the_way(
     with umappy.Pager(memory="4MiB", timeout_seconds=RETRY) as pager, ThreadPoolExecutor(1) as pool:
         region = umappy.umap(store, pager=pager, mode="r+")
 
-        def look() -> None:
+        def watch() -> None:
             nonlocal most
             while not done.wait(0.001):
-                most = max(most, unflushed(handle))
+                most = max(most, look(handle).unflushed)
 
-        looking = pool.submit(look)
+        looking = pool.submit(watch)
         array = np.frombuffer(region, dtype=np.int64)
         for part in range(8):
             begin, end = part * MIB, (part + 1) * MIB
@@ -356,3 +357,41 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_dies(
     torment.oracle.flushed = torment.oracle.written
     check_image(image, torment.oracle)
     server.start()
+
+
+@pytest.mark.stress
+def test_region_loses_nothing_however_often_the_server_dies(
+    serve: Serve, open_store: OpenStore, image: Path, stress_seconds: float
+) -> None:
+    server = serve(mortal_nbdkit("file", str(image), filters=["cache", "cache=writeback"]))
+    store = open_store(server)
+    pages, handle = image.stat().st_size // PAGE, store._handle
+    until = time.monotonic() + stress_seconds
+    with umappy.Pager(memory="8MiB", timeout_seconds=RETRY) as pager, ThreadPoolExecutor(3) as pool:
+        region = umappy.umap(store, pager=pager, mode="r+")
+        parts = [pool.submit(change_pages, region, range(thread, pages, 3), until) for thread in range(3)]
+        wanted = np.zeros(pages, dtype=np.int64)
+        for part in parts:
+            for page, value in part.result().items():
+                wanted[page] = value
+        region.flush()
+        assert look(handle).reconnects > 0
+        region.close()
+    server.kill()
+    time.sleep(MortalNbdkit.seconds)  # its last life
+    assert np.array_equal(np.fromfile(image, dtype=np.int64).reshape(pages, -1), np.tile(wanted[:, None], PAGE // 8))
+    server.start()
+
+
+def change_pages(region: umappy.Region, mine: range, until: float) -> dict[int, int]:
+    """Writes numbers to these pages, which nobody else writes, and finds them again; returns what each holds."""
+    array = np.frombuffer(region, dtype=np.int64).reshape(-1, PAGE // 8)
+    chance, told = random.Random(mine.start), dict[int, int]()
+    while time.monotonic() < until:
+        page = chance.choice(mine)
+        assert np.all(array[page] == told.get(page, 0))
+        told[page] = told.get(page, 0) + page + 1
+        array[page] = told[page]
+        if chance.random() < 0.005:
+            region.flush()
+    return told
