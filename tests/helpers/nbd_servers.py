@@ -13,6 +13,7 @@ A server listens on a unix socket in a folder of its own, or on a free port of 1
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -117,6 +118,7 @@ class NbdServer:
         """It stays connected and says nothing any more."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # until it has: it may be answering just now
 
     def resume(self) -> None:
         assert self._process is not None
