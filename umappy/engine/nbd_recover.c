@@ -56,9 +56,10 @@ void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link) {
   memcpy(why, link->fail_text, sizeof why);
   pthread_mutex_unlock(&link->lock);
   pthread_mutex_lock(&store->lock);
-  if (store->recover)
+  bool news = !atomic_load(&link->up); /* else another told of it, and it has been connected since */
+  if (store->recover && news)
     store->recover->lost = true;
-  if (store->state == UM_NBD_UP) {
+  if (store->state == UM_NBD_UP && news) {
     store->state = UM_NBD_AWAY;
     atomic_store(&store->calm, false);
     atomic_fetch_add(&store->epoch, 1);
