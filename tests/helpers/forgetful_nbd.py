@@ -162,8 +162,8 @@ class ForgetfulServer:
                 self._answer(connection, number)
         finally:
             with self._lock:
+                connection.close()
                 self._open.discard(connection)
-            connection.close()
 
     def _greet(self, connection: socket.socket) -> None:
         connection.sendall(struct.pack(">QQH", _MAGIC, _OPTION, 3))

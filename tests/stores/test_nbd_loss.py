@@ -565,6 +565,18 @@ def test_close_does_not_wait_for_a_server_that_greets_nobody(server: ForgetfulSe
     assert measure(store.close) < 5.0
 
 
+def test_coming_back_leaves_no_descriptor_behind(server: ForgetfulServer, store: NbdStore) -> None:
+    def come_back() -> int:
+        seen = server.connections
+        server.crash()
+        read(store, 0, PAGE)
+        wait_until(lambda: server.connections == seen + 1 and len(server._open) == 1)
+        return len(os.listdir("/proc/self/fd"))
+
+    before = come_back()
+    assert [come_back() for _ in range(5)] == [before] * 5
+
+
 def test_fork_leaves_the_parent_what_it_needs_to_come_back(server: ForgetfulServer, store: NbdStore) -> None:
     write(store, 0, A)
     child = os.fork()
