@@ -17,7 +17,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz stress bench-sort bench-targets bench-zstd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd bench-nbd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -27,11 +27,14 @@ help:
 	@echo 'make test-engine       the C tests alone; also test-engine-asan, test-engine-tsan'
 	@echo 'make test-crash        crashes, kill -9, failures and damage of compressed files  (SANITIZE=address)'
 	@echo 'make crash             the same for long: kill -9 so many times, random crashes (KILLS=5000 STATES=50)'
-	@echo 'make fuzz              files that nobody would write, as compressed files       (FUZZ_SECONDS=3600)'
+	@echo 'make fuzz              files and servers that nobody would write                (FUZZ_SECONDS=3600)'
+	@echo 'make ceph              the tests of stores over Ceph RBD: starts a cluster of one   (PYTEST="-k disk")'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
+	@echo 'make nbd-loss          NBD servers killed and stopped under a store, for long    (NBD_LOSS_SECONDS=600)'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
+	@echo 'make bench-nbd         an NBD server against libnbd and nbdcopy               (BENCH="--rows random --quick")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 
@@ -82,6 +85,10 @@ test-python-copy: .venv-test/installed
 	UMAPPY_MECHANISM=copy .venv-test/bin/pytest -n $(JOBS) --dist worksteal --stress-seconds 2 tests/region \
 	  $(addprefix tests/process/test_,fork.py memory.py mlock.py) $(PYTEST)
 
+# Starts a Ceph of one node from Debian's packages, and serves its images with qemu-nbd. Not in CI.
+ceph: .venv-test/installed
+	tests/ceph/run .venv-test/bin/pytest -o 'pythonpath=tests/helpers .' -o faulthandler_timeout=300 tests/ceph $(PYTEST)
+
 # Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
 bench-sort: .venv/installed
 	.venv/bin/python benchmarks/sort_vs_memmap.py $(BENCH)
@@ -96,12 +103,21 @@ bench-zstd: .venv/installed
 	rm -rf build
 	.venv/bin/python benchmarks/zstd.py $(BENCH)
 
+# An NBD server, against libnbd and nbdcopy (root).
+bench-nbd: .venv/installed
+	.venv/bin/python benchmarks/nbd.py $(BENCH)
+
 # One test at a time, each for its full length; the watchdog of pyproject.toml would end them before.
 stress: .venv-test/installed
 	.venv-test/bin/pytest -m stress --stress-seconds $(STRESS_SECONDS) \
 	  -o faulthandler_timeout=$$(($(STRESS_SECONDS) + 300)) $(PYTEST)
 	STRESS_SECONDS=$(STRESS_SECONDS) QUICKSORT_MIB=128 $(MAKE) -C tests/engine test \
 	  TEST_SECONDS=$$(($(STRESS_SECONDS) + 300))
+
+NBD_LOSS_SECONDS ?= 600
+nbd-loss: .venv-test/installed
+	.venv-test/bin/pytest -m stress --stress-seconds $(NBD_LOSS_SECONDS) \
+	  -o faulthandler_timeout=$$(($(NBD_LOSS_SECONDS) + 300)) tests/stores/test_nbd_kill.py $(PYTEST)
 
 packages:
 	@missing=$$(bash tools/missing-packages $(PYTHON)) || { \

@@ -17,12 +17,13 @@ from umappy.errors import (
     UmapError,
 )
 from umappy.load import load
+from umappy.open_store import open_store
 from umappy.pager import Pager, default_pager
 from umappy.region import Region
 from umappy.save import save
 from umappy.sort import sort
 from umappy.stats import Residency, Stats
-from umappy.stores import FileStore, Store, ZstdStore
+from umappy.stores import FileStore, NbdStore, Store, ZstdStore
 from umappy.take import take
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ClosedError",
     "FileStore",
     "ForkedRegionError",
+    "NbdStore",
     "Pager",
     "Region",
     "Residency",
@@ -47,6 +49,7 @@ __all__ = [
     "config",
     "default_pager",
     "load",
+    "open_store",
     "save",
     "sort",
     "stores",

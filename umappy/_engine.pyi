@@ -58,6 +58,22 @@ class um_zstd_info:
     def uuid(self) -> Memory: ...
 
 @type_check_only
+class um_nbd_options: ...
+
+@type_check_only
+class um_nbd_info:
+    size: int
+    flags: int
+    block_min: int
+    block_preferred: int
+    length_max: int
+    connections: int
+    connections_up: int
+    structured: int
+    reconnects: int
+    unflushed: int
+
+@type_check_only
 class um_zstd_pack: ...
 
 @type_check_only
@@ -271,6 +287,10 @@ class Lib:
     def um_zstd_foreign_open(
         self, scan: um_zstd_scan, memory: int, store: Out[um_store], error: um_error, /
     ) -> int: ...
+    def um_nbd_store_open(self, options: um_nbd_options, store: Out[um_store], error: um_error, /) -> int: ...
+    def um_nbd_store_info(self, store: um_store, info: um_nbd_info, /) -> None: ...
+    def um_nbd_store_discard(self, store: um_store, offset: int, length: int, error: um_error, /) -> int: ...
+    def um_nbd_store_write_zeroes(self, store: um_store, offset: int, length: int, error: um_error, /) -> int: ...
     def um_store_size(self, store: um_store, /) -> int: ...
     def um_store_is_writable(self, store: um_store, /) -> int: ...
     def um_store_read(self, store: um_store, offset: int, buffer: Memory, length: int, error: um_error, /) -> int: ...
@@ -323,6 +343,8 @@ class Lib:
         count: int,
         item_size: int,
         out: Memory,
+        places: Out[int],
+        room: int,
         timeout_ms: int,
         done: Out[int],
         /,
@@ -365,6 +387,9 @@ class Lib:
     def um_zstd_name(self, index: int, /) -> Memory: ...
     def um_zstd_offer(self, addresses: Out[Memory], where: Memory, error: um_error, /) -> int: ...
     def um_zstd_find(self, where: Out[Memory], error: um_error, /) -> int: ...
+
+    # OpenSSL
+    def um_openssl_find(self, where: Out[Memory], error: um_error, /) -> int: ...
 
 ffi: FFI
 lib: Lib

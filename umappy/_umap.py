@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import SupportsIndex
 
 from umappy._engine import lib
 from umappy.config import Config, ReadAhead, config
+from umappy.open_store import check_name, is_compressed, is_url, open_store
 from umappy.pager import Pager, default_pager, make_budget_error
 from umappy.region import Region
 from umappy.sizes import format_size, parse_size
-from umappy.stores import FileStore, Store, ZstdStore
+from umappy.stores import Store
 
 PAGE_SIZE_AUTO = 4 << 10
 """The page size that "auto" chooses where the budget allows it: see docs/design.md."""
 PAGE_SIZE_LEAST = 4 << 10
-ZSTD_SUFFIX = ".zst"
 ZSTD_PAGE_SIZE = 64 << 10
 """Of a new compressed file, unless the region's pages are smaller."""
 MODES = ("r", "r+", "w+", "x", "readonly", "readwrite", "write")
@@ -34,9 +33,10 @@ def umap(
 ) -> Region:
     """Maps a store into memory and returns the region, an `mmap.mmap` of `size` bytes.
 
-    `store` is a Store, or the path of a file; one that ends in ".zst" is compressed, see ZstdStore. `size` is bytes or
-    "4GiB"; default: all the store holds. `mode` is "r", "r+", for paths also "w+" (create or empty; needs `size`) and
-    "x" (create, fail if it exists), or numpy's long names; default: the store's own, "r" for a path. "r+" with a larger
+    `store` is a Store, the path of a file (one that ends in ".zst" is compressed, see ZstdStore), or a URL such as
+    "nbd://host/export", see NbdStore. `size` is bytes or "4GiB"; default: all the store holds. `mode` is "r", "r+", for
+    paths also "w+" (create or empty; needs `size`) and "x" (create, fail if it exists), or numpy's long names; default:
+    the store's own, "r" for a path or a URL. "r+" with a larger
     size extends a file. `page_size` is a power of two from 4 KiB to 64 MiB, a multiple of the store's own where it has
     one, or "auto". `pager` defaults to `umappy.default_pager()`. The region owns the store and closes it. `readahead`
     False keeps it from finding streams and reading ahead of them; every fault then fills its page alone.
@@ -59,9 +59,9 @@ def umap(
         opened = store
     else:
         # Before a file is opened, which mode "w+" would empty.
-        auto = ZSTD_PAGE_SIZE if _is_zstd(store) else PAGE_SIZE_AUTO
+        auto = ZSTD_PAGE_SIZE if is_compressed(store) else PAGE_SIZE_AUTO
         page_new = _choose_page_size(page_wanted, auto, PAGE_SIZE_LEAST, owner)
-        opened = _open_path(store, bytes_wanted, mode, page_new)
+        opened = _open(store, bytes_wanted, mode, page_new)
     try:
         writable = _choose_writable(opened, mode)
         length = _choose_size(opened, bytes_wanted)
@@ -75,21 +75,13 @@ def umap(
         raise
 
 
-def _open_path(path: object, size: int | None, mode: str | None, page_size: int) -> Store:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{path!r}: wants a umappy store or the path of a file")
-    name = os.fspath(path)
-    if isinstance(path, str) and (scheme := re.match(r"[a-z][a-z0-9+.-]*://", path)):
-        raise ValueError(f"{path!r}: no store for {scheme[0]} in this version; a file of that name is './{path}'")
-    if not _is_zstd(path):
-        return FileStore(name, "r" if mode is None else mode, size=size)
-    if mode in CREATING_MODES:
-        return ZstdStore(name, mode, size=size, page_size=min(page_size, ZSTD_PAGE_SIZE))
-    return ZstdStore(name, "r" if mode is None else mode, size=size)
-
-
-def _is_zstd(path: object) -> bool:
-    return isinstance(path, str | os.PathLike) and os.fsdecode(path).endswith(ZSTD_SUFFIX)
+def _open(where: object, size: int | None, mode: str | None, page_size: int) -> Store:
+    name = check_name(where)
+    if is_url(where):
+        return open_store(name, mode or "r")
+    if is_compressed(where) and mode in CREATING_MODES:
+        return open_store(name, mode, size=size, page_size=min(page_size, ZSTD_PAGE_SIZE))
+    return open_store(name, "r" if mode is None else mode, size=size)
 
 
 def _check_mode(mode: object, store: object) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from umappy._npy import NpyHeader, read_header
 from umappy._umap import umap
 from umappy.config import ReadAhead
+from umappy.open_store import is_compressed, is_url, open_store
 from umappy.pager import Pager
 from umappy.stores import FileStore, Store, ZstdStore
 from umappy.stores._zstd_options import LEVEL_DEFAULT, Dictionary
@@ -30,6 +31,8 @@ def load(
     dictionary: Dictionary | None = None,
 ) -> NDArray[Any]:
     """Returns the array in a .npy file, or in a compressed one that ends in ".zst", mapped into memory.
+
+    `path` may be a URL such as "nbd://host/export", see NbdStore, of an export that begins as such a file.
 
     Nothing is read until it is touched. `mode` is "r" (the array is read-only) or "r+" (what is written goes to the
     file: `umappy.array.region_of(a)[0].flush()` makes it durable, and so does letting go of the array). `pager`,
@@ -65,12 +68,12 @@ def load(
 
 def _open(path: str, mode: str, level: SupportsIndex, dictionary: Dictionary | None) -> tuple[Store, NpyHeader, int]:
     """The store, what it holds, and the byte of the file at which the store begins."""
-    if os.fsdecode(path).endswith(".zst"):
+    if is_compressed(path):
         store: Store = ZstdStore(path, mode, level=level, dictionary=dictionary)
     elif dictionary is not None:
         raise ValueError(f"{path!r} is not compressed: leave dictionary out")
     else:
-        store = FileStore(path, mode)
+        store = open_store(path, mode)
     try:
         header = read_header(store)
     except BaseException:
@@ -78,7 +81,7 @@ def _open(path: str, mode: str, level: SupportsIndex, dictionary: Dictionary | N
         raise
     # Data that begins behind a long header: mapped from the page it begins in, so that O_DIRECT still applies.
     start = header.offset // mmap.PAGESIZE * mmap.PAGESIZE
-    if start == 0 or isinstance(store, ZstdStore):
+    if start == 0 or is_url(path) or is_compressed(path):
         return store, header, 0
     store.close()
     return FileStore(path, mode, offset=start), header, start

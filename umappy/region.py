@@ -205,17 +205,23 @@ class Region(mmap.mmap):
             buffer = ffi.from_buffer("uint64_t[]", pages)
             self._finish_prefetch(lib.um_region_prefetch_pages_start(region, buffer, len(pages)), wait)
 
-    def _gather(self, starts: NDArray[np.uint64], values: NDArray[np.uint8]) -> int:
-        """Copies the bytes that begin at `starts` (bytes, rising) to `values`, shape (starts, bytes of an item).
+    def _gather(
+        self, starts: NDArray[np.uint64], values: NDArray[np.uint8], places: NDArray[np.uint64] | None = None
+    ) -> int:
+        """Copies the bytes that begin at `starts` (bytes, rising) to `values`, shape (items, bytes of an item).
 
-        Leaves absent pages absent. Returns how many it copied: fewer where the store or the budget does not suit.
+        `places` says to which row of `values` each goes; None: in order. Leaves absent pages absent. Returns how many
+        it copied: fewer where the store or the budget does not suit.
         """
         done = ffi.new("uint64_t *")
         code = 0
         with self._handle.use() as region:
             offsets, out = ffi.from_buffer("uint64_t[]", starts), ffi.from_buffer(values, require_writable=True)
+            where = ffi.NULL if places is None else ffi.from_buffer("uint64_t[]", places)
             while done[0] < len(starts) and code == 0:
-                code = lib.um_region_gather(region, offsets, len(starts), values.shape[1], out, WAIT_SLICE_MS, done)
+                code = lib.um_region_gather(
+                    region, offsets, len(starts), values.shape[1], out, where, len(values), WAIT_SLICE_MS, done
+                )
         if code not in (0, -errno.EAGAIN, -errno.EOPNOTSUPP):
             raise make_store_error(-code, op=OP_MEMORY)
         return done[0]

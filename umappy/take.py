@@ -34,10 +34,13 @@ GATHER_BYTES = 4 << 20
 """Values that are copied at once."""
 ITEM_BYTES_MAX = 64 << 10
 """Larger items are better read by all fillers, into place."""
-RUN_BYTES_MAX = 64 << 10
-"""So are longer runs of pages, on the average."""
+RUN_BYTES_MAX = 128 << 10
+"""So are longer runs of pages, on the average: not the largest items where few are neighbours."""
 GAP_BYTES = 8 << 10
 """A gap of pages no larger than this is read along, where that makes one read of two."""
+BLOCK_BYTES = 4096
+WHOLE_BYTES_MIN = 16 << 10
+"""Items from which on whole blocks are read straight to their place."""
 SPAN_SHIFT = 21
 SPAN_BYTES = 2 * 4096
 """Bookkeeping of the engine for each 2 MiB that it holds a page of: a page table and a page of page words."""
@@ -255,10 +258,14 @@ class _Gather:
 
     def _gather(self, items: _Items, source: NDArray[Any], target: NDArray[Any], extent: int) -> int:
         """Takes items without making their pages resident; how many."""
+        rows = self._view_rows(source, target, len(items.source), extent)
+        if rows is not None:
+            places = np.ravel_multi_index(items.target, target.shape[: len(items.target)])
+            return self._region._gather(items.starts.astype(np.uint64), rows, places.astype(np.uint64))
         step = max(1, GATHER_BYTES // extent)
         for at in range(0, items.starts.size, step):
             some = items.select(slice(at, at + step))
-            values = np.empty((some.starts.size, extent), np.uint8)
+            values = _make_aligned(some.starts.size, extent)
             done = self._region._gather(some.starts.astype(np.uint64), values)
             if done > 0:
                 some = some.select(slice(done))
@@ -266,6 +273,18 @@ class _Gather:
             if done < values.shape[0]:
                 return at + done
         return items.starts.size
+
+    def _view_rows(self, source: NDArray[Any], target: NDArray[Any], far: int, extent: int) -> NDArray[np.uint8] | None:
+        """The result as rows of an item's bytes; None where items are laid out otherwise there, or not at all well."""
+        item = source[(slice(0, 1),) * far]
+        if target.dtype != source.dtype or not target.flags.c_contiguous or extent != item.nbytes:
+            return None
+        if not item.flags.c_contiguous:
+            return None
+        address = target.__array_interface__["data"][0]
+        if extent >= WHOLE_BYTES_MIN and address % BLOCK_BYTES and not self._region.store._any_buffer:
+            return None  # whole blocks come straight from the store to memory that is aligned
+        return target.reshape(-1).view(np.uint8).reshape(-1, extent)
 
     def _prefetch(self, begin: Integers, last: Integers) -> None:
         counts = last + 1 - begin
@@ -323,6 +342,13 @@ def _copy(items: _Items, source: NDArray[Any], target: NDArray[Any]) -> None:
     for at in range(0, items.starts.size, step):
         some = items.select(slice(at, at + step))
         target[some.target] = source[some.source]
+
+
+def _make_aligned(count: int, length: int) -> NDArray[np.uint8]:
+    """Rows of `length` bytes, the first at a block's begin: whole blocks come straight from the store."""
+    memory = np.empty(count * length + BLOCK_BYTES, np.uint8)
+    begin = -memory.__array_interface__["data"][0] % BLOCK_BYTES
+    return memory[begin : begin + count * length].reshape(count, length)
 
 
 def _view_items(values: NDArray[np.uint8], source: NDArray[Any], far: int) -> NDArray[Any]:

@@ -6,6 +6,8 @@
 
 #define FUZZ_LENGTH (32u << 10) /* bytes of an input, at most */
 
+extern const unsigned fuzz_edges_min; /* of the code that a run must reach: fewer, and it tests nothing */
+
 void fuzz_one(const uint8_t *bytes, uint64_t length);
 int fuzz_make(const char *folder); /* inputs to begin with */
 

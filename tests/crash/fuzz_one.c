@@ -1,4 +1,8 @@
-/* fuzz_one.c: an input through everything that reads a file: see fuzz.c. */
+/* fuzz_one.c: an input through everything that reads a compressed file: see fuzz.c.
+ *
+ * An input is a file without the zeros at its end. It is opened as a native file, for reading, verifying and writing,
+ * and as somebody else's; then it is adopted. Hashes are all 0 here (um_xxh64 is wrapped), so that a changed file still
+ * verifies and what is behind the checks is reached, too. */
 #define _GNU_SOURCE
 #include "fuzz.h"
 
@@ -11,6 +15,8 @@
 #define PAGE 4096u
 #define LENGTH_MAX (1u << 20) /* bytes of a file; those behind an input are zeros */
 #define READS 24u
+
+const unsigned fuzz_edges_min = 300;
 
 uint64_t __wrap_um_xxh64(const void *bytes, size_t length, uint64_t key);
 uint64_t __wrap_um_xxh64(const void *bytes, size_t length, uint64_t key) {

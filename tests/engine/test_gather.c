@@ -55,7 +55,7 @@ static int gather(const rig *r, const uint64_t *offsets, uint64_t count, uint64_
   uint64_t done = 0;
   int code = 0;
   while (done < count && code == 0)
-    code = um_region_gather(r->region, offsets, count, size, out, 1000, &done);
+    code = um_region_gather(r->region, offsets, count, size, out, NULL, count, 1000, &done);
   return code;
 }
 
@@ -186,7 +186,7 @@ static void test_round_beside_a_write_of_the_store_does_not_count(void) {
   open_region(&r, &(rig_options){.size = 4 << 20});
   earn(&r);
   meanwhile = write_and_evict;
-  CHECK_EQUAL(um_region_gather(r.region, offsets, 200, 8, words, 1000, &done), -EAGAIN);
+  CHECK_EQUAL(um_region_gather(r.region, offsets, 200, 8, words, NULL, 200, 1000, &done), -EAGAIN);
   CHECK_EQUAL(done, 0);
   meanwhile = NULL;
   CHECK_EQUAL(gather(&r, offsets, 200, 8, words), 0);
@@ -327,7 +327,7 @@ static void *gather_on(void *argument) {
       least[i] = atomic_load(&u->written[i]);
     }
     uint64_t done = 0;
-    int code = um_region_gather(u->rig->region, offsets, USED, 8, words, 1000, &done);
+    int code = um_region_gather(u->rig->region, offsets, USED, 8, words, NULL, USED, 1000, &done);
     CHECK(code == 0 || code == -EAGAIN);
     for (uint64_t i = 0; i < done; i++)
       CHECK(words[i] >= least[i] && words[i] <= atomic_load(&u->written[i]) + 1);

@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 )
 
 import umappy
+from nbd_servers import nbdkit, needs_nbdkit
 from umappy._engine import lib
-from umappy.stores import FileStore, Store, ZstdStore
+from umappy.stores import FileStore, NbdStore, Store, ZstdStore
 
 EXAMPLES = 150
 STEPS = 40
@@ -248,7 +249,26 @@ class ZstdMachine(RegionMachine):
         return bytes(buffer)
 
 
-@pytest.mark.parametrize("machine", [RegionMachine, ZstdMachine])
+class NbdMachine(RegionMachine):
+    """Over an NBD server of the file."""
+
+    def write_file(self) -> None:
+        super().write_file()
+        self.server = nbdkit("file", str(self.path), filters=["offset", f"offset={self.offset}"])
+        self.server.__enter__()
+
+    def open_store(self, mode: str) -> Store:
+        return NbdStore(self.server.uri, mode, connections=1 if self.direct else 3)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            if hasattr(self, "server"):
+                self.server.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("machine", [RegionMachine, ZstdMachine, pytest.param(NbdMachine, marks=needs_nbdkit)])
 def test_any_sequence_of_calls_equals_a_bytearray(direct_folder: Path, machine: type[RegionMachine]) -> None:
     run_state_machine_as_test(
         lambda: machine(direct_folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from umappy.config import config
 from umappy.errors import StoreError, UffdUnavailableError, UmapError
 from umappy.pager import Pager
 from umappy.sizes import format_size
-from umappy.stores._zstd_library import find_zstd_library
+from umappy.stores._openssl_library import OpensslLibrary, find_openssl_library
+from umappy.stores._zstd_library import ZstdLibrary, find_zstd_library
 
 WAYS = {
     "device": (lib.UM_UFFD_DEVICE, "/dev/userfaultfd"),
@@ -85,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
             ("what leaves memory first", config.policy.name),
             ("how large runs get into memory", _choose_mechanism() if features is not None else "none"),
             ("many reads from one thread (io_uring)", _probe_io_uring()),
-            ("libzstd", _find_zstd()),
+            ("libzstd", _find_library(find_zstd_library)),
+            ("OpenSSL, for nbds://", _find_library(find_openssl_library)),
             ("scratch folder where no file names one", config.temp_dir),
         ],
     )
@@ -119,9 +122,9 @@ def _probe_io_uring() -> str:
     return "works" if answer >= 0 else f"no: {os.strerror(-answer)}"
 
 
-def _find_zstd() -> str:
+def _find_library(find: Callable[[], ZstdLibrary | OpensslLibrary]) -> str:
     try:
-        library = find_zstd_library()
+        library = find()
     except (StoreError, ImportError) as error:
         return f"no: {error}"
     return f"{'.'.join(map(str, library.version))} ({library.where})"

@@ -15,11 +15,12 @@ from umappy._sort.scratch import free_bytes
 from umappy._umap import umap
 from umappy.cli.failure import CommandError
 from umappy.config import Config, config
+from umappy.open_store import is_url, open_store
 from umappy.pager import Pager
 from umappy.region import Region
 from umappy.sizes import format_size
 from umappy.sort import sort
-from umappy.stores import FileStore
+from umappy.stores import FileStore, Store
 
 NPY_MAGIC = b"\x93NUMPY"
 
@@ -42,7 +43,7 @@ def add_parser(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", help="file of elements, without a header")
+    parser.add_argument("input", metavar="IN", help="file of elements, without a header, or nbd://host/export")
     parser.add_argument("output", metavar="OUT", nargs="?", help="file for the result, which must not exist")
     parser.add_argument("--in-place", action="store_true", help="sort IN itself (instead of OUT)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
@@ -72,11 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {"order": order, "progress": progress, "scratch_dir": arguments.scratch_dir}
     with Pager(memory=memory) as pager:
         if arguments.output is None:
-            with umap(FileStore(arguments.input, "r+"), pager=pager) as region:
+            with umap(_open_input(arguments.input, "r+"), pager=pager) as region:
                 sort(np.frombuffer(region, dtype), **options)
             return 0
         with (
-            umap(FileStore(arguments.input), pager=pager) as source,
+            umap(_open_input(arguments.input, "r"), pager=pager) as source,
             _open_output(arguments.output, size, pager) as target,
         ):
             sort(np.frombuffer(source, dtype), out=np.frombuffer(target, dtype), **options)
@@ -98,10 +99,21 @@ def parse_dtype(text: str) -> np.dtype[Any]:
     return dtype
 
 
+def _open_input(path: str, mode: str) -> Store:
+    """Whatever a path ends in, its bytes are sorted as they are."""
+    return open_store(path, mode) if is_url(path) else FileStore(path, mode)
+
+
 def _check_input(path: str, dtype: np.dtype[Any]) -> int:
-    with open(path, "rb") as file:
-        magic = file.read(len(NPY_MAGIC))
-        size = file.seek(0, os.SEEK_END)
+    if is_url(path):
+        with _open_input(path, "r") as store:
+            size = store.size
+            magic = bytearray(min(len(NPY_MAGIC), size))
+            store.read_into(0, magic)
+    else:
+        with open(path, "rb") as file:
+            magic = bytearray(file.read(len(NPY_MAGIC)))
+            size = file.seek(0, os.SEEK_END)
     if magic == NPY_MAGIC:
         raise CommandError(
             f"{path} is a .npy file, whose header would be sorted too: in Python, "
@@ -118,7 +130,7 @@ def _check_input(path: str, dtype: np.dtype[Any]) -> int:
 def _check_output(source: str, output: str, overwrite: bool) -> None:
     if not os.path.exists(output):
         return
-    if os.path.samefile(source, output):
+    if not is_url(source) and os.path.samefile(source, output):
         raise CommandError(f"{output} is IN itself: leave OUT away and give --in-place", 2)
     if not overwrite:
         raise CommandError(f"{output} exists: give --overwrite to replace it, or another name")
@@ -126,7 +138,8 @@ def _check_output(source: str, output: str, overwrite: bool) -> None:
 
 def _check_space(arguments: argparse.Namespace, size: int, memory: int) -> None:
     """Counts what will be needed on each file system, so that hours of work do not end in a full disk."""
-    result = os.path.dirname(os.path.abspath(arguments.output or arguments.input))
+    name = arguments.output or arguments.input
+    result = config.temp_dir if is_url(name) else os.path.dirname(os.path.abspath(name))
     wanted = [(result, size)] if arguments.output else []
     if size > memory // 2:
         wanted.append((arguments.scratch_dir or result, size))

@@ -1,9 +1,9 @@
 /* gather.c: scattered items, a few bytes of a page each, without making their pages resident. Of pages that are absent
  * the blocks of 4 KiB that hold items are read, as many reads in flight as the device wants, on the caller's thread:
  * into shelves (shelf.h), or through a small buffer. The items are copied from there. Blocks that are on a shelf
- * already are not read. Items in pages that are there are read through memory, as any user reads, and so are those that
- * the store fails to give: the fault that comes then tells of the error. A device that hangs keeps the caller, as pread
- * would.
+ * already are not read. Long items that are whole blocks are read straight to their place. Items in pages that are
+ * there are read through memory, as any user reads, and so are those that the store fails to give: the fault that comes
+ * then tells of the error. A device that hangs keeps the caller, as pread would.
  *
  * Soundness. Pages are not claimed: a page that was ABSENT at some moment of a round holds what the store had then. The
  * store's bytes are the same from the beginning of the round to its end if no write to it was under way then, and none
@@ -25,6 +25,8 @@
 #define ROOM_LEAST 64u  /* places of a shelf; fewer are left empty */
 #define BATCH_LEAST 16u /* reads that prove, when they are refused, that the store reads no batches */
 #define ITEM_MOST (64u << 10)
+#define WHOLE_LEAST (16u << 10) /* bytes of an item that is worth a read of its own */
+#define WHOLES 1024u            /* such items a round at most */
 #define START_NS 1000000000u
 
 /* Of the first reads each has a unit of the buffer, the others get that of one which ended. read_batch has no more
@@ -36,18 +38,21 @@ typedef struct gathering {
   const uint64_t *offsets;
   uint64_t item_size;
   char *out;
-  uint64_t writes;            /* of the store that had begun, all ended, at the start; 0: it takes none */
-  uint64_t first, end;        /* items of the round */
-  char *buffer;               /* units, each for a read at a time */
-  um_shelf_room rooms[ROOMS]; /* for the leading blocks; the others go through the buffer and are not kept */
-  uint32_t room_count, kept;  /* rooms, and blocks that go there */
-  uint32_t count, read_count; /* blocks and reads */
-  uint32_t next_read;         /* the first that has no unit yet */
-  uint64_t blocks[BLOCKS];    /* that are read, rising; later UINT64_MAX: in vain */
-  uint32_t items[BLOCKS];     /* the item, counted from the first, that asked for the block */
-  um_read reads[BLOCKS];
-  uint32_t starts[BLOCKS]; /* the first block of each read */
-  enum { COPIED, ABSENT, THERE } way[ITEMS];
+  const uint64_t *places;       /* of items in `out`, counted in items; NULL: one behind the other */
+  bool whole;                   /* items may be whole blocks, and long: such are read straight to `out` */
+  uint64_t writes;              /* of the store that had begun, all ended, at the start; 0: it takes none */
+  uint64_t first, end;          /* items of the round */
+  char *buffer;                 /* units, each for a read at a time */
+  um_shelf_room rooms[ROOMS];   /* for the leading blocks; the others go through the buffer and are not kept */
+  uint32_t room_count, kept;    /* rooms, and blocks that go there */
+  uint32_t count, read_count;   /* blocks and reads */
+  uint32_t next_read;           /* the first that has no unit yet */
+  uint64_t blocks[BLOCKS];      /* that are read, rising; later UINT64_MAX: in vain */
+  uint32_t items[BLOCKS];       /* the item, counted from the first, that asked for the block */
+  uint32_t block_reads, wholes; /* of the reads, those of blocks; items that are read straight to `out` */
+  um_read reads[BLOCKS + WHOLES];
+  uint32_t starts[BLOCKS + WHOLES]; /* the first block of each read; its item where that is read straight */
+  enum { COPIED, ABSENT, STRAIGHT, THERE } way[ITEMS];
 } gathering;
 
 static bool is_absent(const um_region *r, uint64_t page) {
@@ -74,10 +79,14 @@ static void copy_from_memory(char *to, uintptr_t from, uint64_t length) {
   }
 }
 
+static char *find_place(const gathering *k, uint64_t item) {
+  return k->out + (k->places ? k->places[item] : item) * k->item_size;
+}
+
 /* False: a block of the item is on no shelf. */
 static bool copy_from_shelves(const gathering *k, uint64_t item) {
   uint64_t at = k->offsets[item], end = at + k->item_size;
-  char *to = k->out + item * k->item_size;
+  char *to = find_place(k, item);
   while (at < end) {
     uint64_t inside = at % UM_SHELF_BLOCK, n = um_min(end - at, UM_SHELF_BLOCK - inside);
     const char *bytes = um_shelf_find(k->region, k->writes, at / UM_SHELF_BLOCK);
@@ -110,6 +119,19 @@ static bool want(gathering *k, uint64_t item) {
   return true;
 }
 
+static bool is_whole(const gathering *k, uint64_t item) {
+  return k->whole && k->offsets[item] % UM_SHELF_BLOCK == 0;
+}
+
+/* False: no place for it. */
+static bool note_whole(gathering *k, uint64_t item) {
+  if (k->wholes == WHOLES)
+    return false;
+  k->way[item] = STRAIGHT;
+  k->wholes++;
+  return true;
+}
+
 /* Says of items where their bytes are; copies those that lie on shelves. False: bad offsets, or no place for more. */
 static bool look(gathering *k, uint64_t end, int *code) {
   um_region *r = k->region;
@@ -133,6 +155,8 @@ static bool look(gathering *k, uint64_t end, int *code) {
       k->way[item] = THERE;
     else if (copy_from_shelves(k, k->end))
       k->way[item] = COPIED;
+    else if (is_whole(k, k->end))
+      going = note_whole(k, item);
     else if ((going = want(k, k->end)))
       k->way[item] = ABSENT;
   }
@@ -187,6 +211,13 @@ static void plan(gathering *k) {
   for (uint32_t room = 0; room < k->room_count; i += k->rooms[room++].count)
     plan_reads(k, i, i + k->rooms[room].count, k->rooms[room].bytes, 0);
   plan_reads(k, i, k->count, NULL, 0);
+  k->block_reads = k->read_count;
+  for (uint64_t item = k->first; k->wholes > 0 && item < k->end; item++)
+    if (k->way[item - k->first] == STRAIGHT) {
+      k->starts[k->read_count] = (uint32_t)(item - k->first);
+      k->reads[k->read_count++] =
+          (um_read){.offset = k->offsets[item], .buffer = find_place(k, item), .length = k->item_size};
+    }
 }
 
 static bool is_store_quiet(const gathering *k) {
@@ -205,7 +236,7 @@ static void copy_items(gathering *k, const um_read *read, uint32_t block) {
     if (read->code)
       k->way[item - k->first] = THERE;
     else if (from < to)
-      copy(k->out + item * k->item_size + (from - at), (const char *)read->buffer + (from - start), to - from);
+      copy(find_place(k, item) + (from - at), (const char *)read->buffer + (from - start), to - from);
   }
 }
 
@@ -213,13 +244,19 @@ static void copy_items(gathering *k, const um_read *read, uint32_t block) {
 static void ended(um_batch *batch, um_read *read) {
   gathering *k = batch->context;
   uint32_t index = (uint32_t)(read - k->reads), first = k->starts[index];
-  uint32_t end = index + 1 < k->read_count ? k->starts[index + 1] : k->count;
+  if (index >= k->block_reads) {
+    k->way[first] = read->code ? THERE : COPIED;
+    if (read->code == 0)
+      UM_COUNT(k->region, bytes_read, read->length);
+    return;
+  }
+  uint32_t end = index + 1 < k->block_reads ? k->starts[index + 1] : k->count;
   copy_items(k, read, first);
   if (read->code == 0)
     UM_COUNT(k->region, bytes_read, read->length);
   for (; read->code && first < end; first++)
     k->blocks[first] = UINT64_MAX;
-  if (k->starts[index] >= k->kept && k->next_read < k->read_count)
+  if (k->starts[index] >= k->kept && k->next_read < k->block_reads)
     k->reads[k->next_read++].buffer = read->buffer;
 }
 
@@ -258,11 +295,11 @@ static int do_round(gathering *k, uint64_t count) {
   k->writes = atomic_load(&r->writes_begun);
   if (k->writes != ended_)
     return -EAGAIN;
-  k->count = 0;
+  k->count = k->wholes = 0;
   k->end = k->first;
   while (k->end < end && look(k, um_min(k->end + HELD, end), &code))
     ;
-  if (code == 0 && k->count)
+  if (code == 0 && k->count + k->wholes)
     code = read_and_copy(k);
   if (code)
     return code;
@@ -270,7 +307,7 @@ static int do_round(gathering *k, uint64_t count) {
     return -EAGAIN;
   for (uint64_t item = k->first; item < k->end; item++)
     if (k->way[item - k->first] == THERE)
-      copy_from_memory(k->out + item * k->item_size, r->address + k->offsets[item], k->item_size);
+      copy_from_memory(find_place(k, item), r->address + k->offsets[item], k->item_size);
   return 0;
 }
 
@@ -299,14 +336,21 @@ static int gather(gathering *k, uint64_t count, uint64_t deadline, uint64_t *don
   return code;
 }
 
+static bool are_places(const uint64_t *places, uint64_t count, uint64_t room) {
+  for (uint64_t i = 0; places && i < count; i++)
+    if (places[i] >= room)
+      return false;
+  return places || count <= room;
+}
+
 int um_region_gather(um_region *r, const uint64_t *offsets, uint64_t count, uint64_t item_size, void *out,
-                     uint32_t timeout_ms, uint64_t *done) {
+                     const uint64_t *places, uint64_t room, uint32_t timeout_ms, uint64_t *done) {
   um_pager *p = r->pager;
   uint64_t deadline = um_now_ns() + timeout_ms * 1000000ull;
   if (um_pager_forked(p))
     return -UM_EFORKED;
   if (item_size == 0 || item_size > ITEM_MOST || item_size > r->size || *done > count ||
-      um_fork_overlaps((uintptr_t)out, count * item_size))
+      um_fork_overlaps((uintptr_t)out, room * item_size) || !are_places(places, count, room))
     return -EINVAL;
   if (!r->store->ops->read_batch || atomic_load(&r->no_batch) || p->memory < (uint64_t)UM_CHUNKS_READ * UM_CHUNK ||
       um_shelves_open(p) || um_memory_wait(p, sizeof(gathering), atomic_load(&p->emergency), 0))
@@ -319,6 +363,9 @@ int um_region_gather(um_region *r, const uint64_t *offsets, uint64_t count, uint
     k->offsets = offsets;
     k->item_size = item_size;
     k->out = out;
+    k->places = places;
+    k->whole = item_size >= WHOLE_LEAST && item_size % UM_SHELF_BLOCK == 0 &&
+               (r->store->ops->any_buffer || (uintptr_t)out % UM_SHELF_BLOCK == 0);
     k->buffer = buffer;
     code = gather(k, count, deadline, done);
   }

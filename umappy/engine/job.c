@@ -10,6 +10,7 @@
 
 #define START_NS 1000000000u
 #define BATCH_MIN 16            /* pages of a list from which on they are read as a batch */
+#define BATCH_RUN (256u << 10)  /* bytes of a run from which on it is a read of its own */
 #define BATCH_MAX 1024          /* pages a step */
 #define BATCH_MAX_ALONE 64      /* where the only filler has faults to look after between steps */
 #define LIST_WAIT_NS 100000000u /* for the memory of a list */
@@ -198,9 +199,10 @@ static void next_run(um_job *job, uint64_t limit, uint64_t *first, uint64_t *cou
 /* pager->lock held. Short runs go many at once; a long one is a read of its own. */
 static bool is_batch(const um_job *job) {
   um_region *r = job->region;
-  if (!job->list || !r->store->ops->read_batch || atomic_load(&r->no_batch) || job->end - job->cursor < BATCH_MIN)
+  uint64_t left = job->end - job->cursor, run = um_max(BATCH_MIN, BATCH_RUN >> r->page_shift);
+  if (!job->list || !r->store->ops->read_batch || atomic_load(&r->no_batch) || left < BATCH_MIN)
     return false;
-  return job->list[job->cursor + BATCH_MIN - 1] != job->list[job->cursor] + BATCH_MIN - 1;
+  return left < run || job->list[job->cursor + run - 1] != job->list[job->cursor] + run - 1;
 }
 
 bool um_job_prefetch_step(um_worker *w) {

@@ -46,6 +46,7 @@ typedef struct um_store_ops {
    * device has let go of them all. `ended` must not call read_batch; it may set the buffers of reads that have not
    * begun. It may be called for what another call reads, or writes: then the buffer may hold anything (gather.c). */
   int (*read_batch)(um_store *store, um_batch *batch);
+  bool any_buffer; /* buffers of a batch that are aligned to nothing cost no more */
   /* The same for writes, no two of which overlap. It has no time-out: a write that was told to have failed while the
    * device may still do it would undo the next write of those bytes. */
   int (*write_batch)(um_store *store, um_batch *batch);

@@ -206,7 +206,7 @@ int um_file_close(um_file *file) {
 
 static int file_store_close(um_store *store, um_error *error) {
   um_file_store *self = (um_file_store *)store;
-  um_file_registry_remove(self);
+  um_fork_entry_remove(&self->fork);
   int result = 0;
   for (uint32_t i = 0; i < self->file_count; i++) {
     um_file *file = &self->files[i];

@@ -5,12 +5,12 @@
  *   store_file_cached.c  reading what the page cache has already
  *   store_file_open.c    from options to open, checked, sized files; undoing it
  *   store_file_direct.c  may this file have O_DIRECT, and with which alignment
- *   store_file_lock.c    one writer a file
- *   store_file_fork.c    letting go in a forked child */
+ *   store_file_lock.c    one writer a file */
 #ifndef UM_STORE_FILE_H
 #define UM_STORE_FILE_H
 
 #include "store.h"
+#include "store_fork.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -40,12 +40,12 @@ typedef struct um_file {
 
 typedef struct um_file_store {
   um_store store;
-  um_file *files;                    /* in the order of their bases; owned, constant */
-  uint32_t file_count;               /* constant */
-  bool direct_only;                  /* opened with direct 1: fail rather than go buffered; constant */
-  atomic_bool forked;                /* we are a forked child: the descriptors are gone */
-  pthread_mutex_t flush_lock;        /* one flush at a time: the second must not return while the first still syncs */
-  struct um_file_store *prev, *next; /* the registry of store_file_fork.c, under its lock */
+  um_file *files;             /* in the order of their bases; owned, constant */
+  uint32_t file_count;        /* constant */
+  bool direct_only;           /* opened with direct 1: fail rather than go buffered; constant */
+  atomic_bool forked;         /* we are a forked child: the descriptors are gone */
+  pthread_mutex_t flush_lock; /* one flush at a time: the second must not return while the first still syncs */
+  um_fork_entry fork;
 } um_file_store;
 
 extern const um_store_ops um_file_store_ops;
@@ -69,9 +69,5 @@ void um_file_unlock(um_file *file);
 int um_file_close(um_file *file);
 
 int um_file_sync_folder(const char *path); /* makes the names in the path's folder durable */
-
-int um_file_registry_init(void); /* before the first add; may be called again */
-void um_file_registry_add(um_file_store *store);
-void um_file_registry_remove(um_file_store *store);
 
 #endif

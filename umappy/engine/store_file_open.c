@@ -355,7 +355,7 @@ int um_file_store_open(const um_file_options *options, um_store **store, um_erro
     return result;
   opening o = {.options = options, .error = error};
   o.candidates = calloc(options->part_count, sizeof(*o.candidates));
-  o.store = o.candidates && um_file_registry_init() == 0 ? make_store(options) : NULL;
+  o.store = o.candidates && um_fork_entries_init() == 0 ? make_store(options) : NULL;
   if (!o.store) {
     free(o.candidates);
     return REFUSE(&o, ENOMEM, "%s: %s", options->parts[0].path, strerror(ENOMEM));
@@ -369,7 +369,7 @@ int um_file_store_open(const um_file_options *options, um_store **store, um_erro
     result = change_files(&o);
   if (result == 0) {
     pthread_mutex_init(&o.store->flush_lock, NULL);
-    um_file_registry_add(o.store);
+    um_fork_entry_add(&o.store->fork, &o.store->store);
     *store = &o.store->store;
   } else {
     undo(&o);

@@ -211,6 +211,38 @@ void um_zstd_scan_close(um_zstd_scan *scan);
 /* Read-only; of a scan that is done, which it takes if it succeeds. `memory`: bytes for decoded frames, at most. */
 int um_zstd_foreign_open(um_zstd_scan *scan, uint64_t memory, um_store **store, um_error *error);
 
+/* The NBD store; nbd.h. The strings are copied. */
+typedef struct um_nbd_options {
+  const char *name;        /* for errors: the URI without secrets */
+  const char *host, *port; /* NULL: the unix socket at `path` */
+  const char *path;
+  const char *export_name; /* UTF-8, maybe empty */
+  int32_t writable;
+  uint32_t connections; /* 0: as many as suit the server */
+  uint64_t timeout_ns;  /* of a request, and of connecting with its handshake */
+  uint64_t retry_ns;    /* how long a call waits for a server that is away */
+  int32_t tls;          /* required; then */
+  int32_t tls_verify;   /* the server's certificate */
+  const char *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname; /* nbd_tls.h; may be NULL */
+} um_nbd_options;
+
+typedef struct um_nbd_info {
+  uint64_t size;                       /* bytes */
+  uint32_t flags;                      /* of the export: bits of the protocol */
+  uint32_t block_min, block_preferred; /* bytes */
+  uint32_t length_max;                 /* bytes of one request */
+  uint32_t connections, connections_up;
+  int32_t structured;  /* structured replies are in use */
+  uint64_t reconnects; /* connections made again after a loss */
+  uint64_t unflushed;  /* bytes kept, to be written again if the server is lost */
+} um_nbd_info;
+
+int um_nbd_store_open(const um_nbd_options *options, um_store **store, um_error *error);
+void um_nbd_store_info(um_store *store, um_nbd_info *info);
+/* The server may forget these bytes: what they read as from now on is up to it. 0 also where it cannot. */
+int um_nbd_store_discard(um_store *store, uint64_t offset, uint64_t length, um_error *error);
+int um_nbd_store_write_zeroes(um_store *store, uint64_t offset, uint64_t length, um_error *error);
+
 uint64_t um_store_size(um_store *store);
 int um_store_is_writable(um_store *store);
 int um_store_read(um_store *store, uint64_t offset, void *buffer, uint64_t length, um_error *error);
@@ -289,12 +321,12 @@ int um_region_overwrite(um_region *region, uint64_t offset, const void *buffer, 
 int um_region_read_through(um_region *region, uint64_t offset, void *buffer, uint64_t length, uint64_t *done);
 int um_region_write_through(um_region *region, uint64_t offset, const void *buffer, uint64_t length,
                             uint32_t timeout_ms, uint64_t *done);
-/* Copies `count` items of `item_size` bytes (64 KiB at most), which begin at `offsets` (rising), to `out`, one behind
- * the other; `out` lies in no region. Absent pages stay absent. *done: how many, from which it goes on when called
- * again; 0 also when the time is over. -EAGAIN: the store is being written, -EOPNOTSUPP: the store or the budget does
- * not suit: read what is left through memory. */
+/* Copies `count` items of `item_size` bytes (64 KiB at most), which begin at `offsets` (rising), to `out`, which has
+ * room for `room` of them and lies in no region: one behind the other, or each to its place, counted in items. Absent
+ * pages stay absent. *done: how many, from which it goes on when called again; 0 also when the time is over. -EAGAIN:
+ * the store is being written, -EOPNOTSUPP: the store or the budget does not suit: read what is left through memory. */
 int um_region_gather(um_region *region, const uint64_t *offsets, uint64_t count, uint64_t item_size, void *out,
-                     uint32_t timeout_ms, uint64_t *done);
+                     const uint64_t *places, uint64_t room, uint32_t timeout_ms, uint64_t *done);
 int um_region_error_next(um_region *region, um_error *error);  /* 1: took the oldest record; 0: none */
 int um_region_error_fault(um_region *region, um_error *error); /* 1: took the oldest whose thread was not told */
 int um_region_error_at(um_region *region, uint32_t index, um_error *error); /* 1: the index-th kept, oldest first */
@@ -336,6 +368,9 @@ const char *um_zstd_name(uint32_t index); /* the functions wanted, one by one; N
 int um_zstd_offer(void *const *addresses, const char *where,
                   um_error *error); /* of them, in that order, NULL: lacking. 1: taken; 0: there is one already */
 int um_zstd_find(const char **where, um_error *error); /* the version (10504 is 1.5.4); where: never freed */
+
+/* OpenSSL, found once a process; openssl_library.h. The version (0x30000080 is 3.0.8), or -code; where: never freed */
+int64_t um_openssl_find(const char **where, um_error *error);
 /* cffi: end */
 
 #endif

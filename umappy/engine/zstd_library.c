@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "zstd_library.h"
 
+#include "library.h"
 #include "store.h"
 
 #include <dlfcn.h>
@@ -14,13 +15,7 @@
 #define SONAME "libzstd.so.1"
 #define REMEDY "install libzstd 1.4.0 or later (Debian and Ubuntu: apt-get install libzstd1), or pip install zstandard"
 
-typedef void (*function)(void);
-
-static const struct {
-  const char *name;
-  size_t offset; /* in um_zstd */
-  bool optional;
-} wanted[] = {
+static const um_symbol wanted[] = {
 #define FUNCTION(field, symbol) {symbol, offsetof(um_zstd, field), false}
 #define OPTIONAL(field, symbol) {symbol, offsetof(um_zstd, field), true}
     FUNCTION(version_number, "ZSTD_versionNumber"),
@@ -62,7 +57,7 @@ static const struct {
 #undef FUNCTION
 #undef OPTIONAL
 };
-#define WANTED (sizeof wanted / sizeof wanted[0])
+#define WANTED UM_SYMBOL_COUNT(wanted)
 
 static _Atomic(const um_zstd *) table;
 
@@ -70,16 +65,8 @@ const char *um_zstd_name(uint32_t index) {
   return index < WANTED ? wanted[index].name : NULL;
 }
 
-/* `find` returns the address of a symbol, or NULL. 0, or -code with the reason. */
-static int fill(um_zstd *zstd, void *(*find)(void *context, uint32_t index), void *context, char *reason, size_t room) {
-  for (uint32_t i = 0; i < WANTED; i++) {
-    void *address = find(context, i);
-    if (!address && !wanted[i].optional) {
-      snprintf(reason, room, "it has no %s", wanted[i].name);
-      return -ELIBACC;
-    }
-    memcpy((char *)zstd + wanted[i].offset, &address, sizeof(function));
-  }
+/* 0, or -code with the reason. */
+static int check_version(um_zstd *zstd, char *reason, size_t room) {
   zstd->version = zstd->version_number();
   if (zstd->version >= UM_ZSTD_VERSION_MIN)
     return 0;
@@ -93,30 +80,19 @@ static bool publish(const um_zstd *zstd) {
   return atomic_compare_exchange_strong(&table, &none, zstd);
 }
 
-static void *find_symbol(void *library, uint32_t index) {
-  return dlsym(library, wanted[index].name);
-}
-
 /* The table of the system's library; NULL with the reason. */
 static um_zstd *open_system(void **library, char *reason, size_t room) {
-  *library = dlopen(SONAME, RTLD_NOW | RTLD_LOCAL);
-  if (!*library) {
-    const char *said = dlerror();
-    snprintf(reason, room, "%s", said ? said : "not found");
+  um_zstd *zstd = calloc(1, sizeof *zstd);
+  if (!zstd) {
+    snprintf(reason, room, "%s", strerror(ENOMEM));
     return NULL;
   }
-  um_zstd *zstd = calloc(1, sizeof *zstd);
-  if (!zstd)
-    snprintf(reason, room, "%s", strerror(ENOMEM));
-  else if (fill(zstd, find_symbol, *library, reason, room) == 0) {
-    Dl_info found;
-    void *address = dlsym(*library, wanted[0].name);
-    bool named = dladdr(address, &found) != 0 && found.dli_fname;
-    snprintf(zstd->where, sizeof zstd->where, "%s", named ? found.dli_fname : SONAME);
+  *library = um_library_open(SONAME, zstd, wanted, WANTED, zstd->where, sizeof zstd->where, reason, room);
+  if (*library && check_version(zstd, reason, room) == 0)
     return zstd;
-  }
+  if (*library)
+    dlclose(*library);
   free(zstd);
-  dlclose(*library);
   return NULL;
 }
 
@@ -150,7 +126,9 @@ int um_zstd_offer(void *const *addresses, const char *where, um_error *error) {
   if (!zstd)
     return um_error_set(error, ENOMEM, UM_OP_OPEN, 0, 0, "libzstd of %s", where);
   char reason[128];
-  int result = fill(zstd, find_offered, (void *)addresses, reason, sizeof reason);
+  int result = um_library_fill(zstd, wanted, WANTED, find_offered, (void *)addresses, reason, sizeof reason);
+  if (result == 0)
+    result = check_version(zstd, reason, sizeof reason);
   if (result < 0) {
     free(zstd);
     return um_error_set(error, -result, UM_OP_OPEN, 0, 0, "libzstd of %s cannot be used: %s; %s", where, reason,

@@ -3,6 +3,7 @@
 from umappy.stores._zstd_foreign import ForeignInfo, ZstdCostWarning
 from umappy.stores.base import Store
 from umappy.stores.file import FileStore
+from umappy.stores.nbd import NbdInfo, NbdStore
 from umappy.stores.wrappers import DelayStore, ErrorStore, LogStore, StoreCall
 from umappy.stores.zstd import ZstdInfo, ZstdStore
 
@@ -12,6 +13,8 @@ __all__ = [
     "FileStore",
     "ForeignInfo",
     "LogStore",
+    "NbdInfo",
+    "NbdStore",
     "Store",
     "StoreCall",
     "ZstdCostWarning",

@@ -30,6 +30,8 @@ class Store(abc.ABC):
     page_size: int = 1
     """Bytes that the store reads and writes together; constant. A region's page size is a multiple of it."""
 
+    _any_buffer = False
+    """It reads to memory that is aligned to nothing as fast as to other memory."""
     _handle: um_store | None = None
 
     @abc.abstractmethod
