@@ -5,11 +5,14 @@
  *   nbd_read.c        reads and batches of them
  *   nbd_write.c       writes, flushes, zeroes, discards; the journal's entries
  *   nbd_blocks.c      requests that are not whole blocks of the server
- *   nbd_recover.c     the mending thread: connecting again, what may have been lost written again
+ *   nbd_recover.c     what callers do about a lost server: wait, and begin again
+ *   nbd_mend.c        the mending thread: connecting again, what may have been lost written again
  *   nbd_journal.c     bytes written that no FLUSH covers yet; memory only
- *   nbd_link.c        one connection: requests queued and in flight, who sends and who receives, deadlines, giving it
- * up nbd_link_io.c     the sending and the receiving nbd_wait.c        a thread that waits for its requests, on several
- * connections nbd_reply.c       the parser of replies; no I/O nbd_handshake.c   from a connected stream to an export
+ *   nbd_link.c        one connection: requests queued and in flight, deadlines, giving it up
+ *   nbd_link_io.c     who sends on it, who receives
+ *   nbd_wait.c        a thread that waits for its requests, on several connections
+ *   nbd_reply.c       the parser of replies; no I/O
+ *   nbd_handshake.c   from a connected stream to an export
  *   nbd_transport.c   sockets
  *   nbd_tls.c         TLS over one
  *
@@ -51,8 +54,8 @@
 #define UM_NBD_SLOTS 256u  /* requests a link has in flight at most */
 #define UM_NBD_WINDOW 128u /* requests a thread has in flight at most */
 #define UM_NBD_TEXT 256u
-#define UM_NBD_PIECE                                                                                                   \
-  (2u << 20) /* bytes of a request at most: a chunk of the pager, and parts of longer ones go at once */
+/* Bytes of a request at most: a chunk of the pager; parts of longer ones go at once. */
+#define UM_NBD_PIECE (2u << 20)
 #define UM_NBD_STAGING (64u << 10) /* bytes received at once that are copied afterwards */
 #define UM_NBD_WAKES 32u           /* of waiters, put off to the end of what was received at once */
 
@@ -251,9 +254,9 @@ void um_nbd_link_do(um_nbd_link *link, um_nbd_waiter *waiter, um_nbd_request *re
  *          had not been given again what it forgot.
  * A write: enter; add, submit, wait, then acknowledge, remove or lose each entry; leave; settle what was lost.
  *          add said -EBUSY or -ENOBUFS: end what is in flight of one's own, leave, then um_nbd_journal_wait, or a
- * FLUSH; enter again. Nobody waits inside but for requests that it submitted, and nobody enters twice. A FLUSH: enter;
- * mark; submit, wait; where the server refused it: doubt; else flushed: where that says no, or the request was lost,
- * again from the begin; leave. A store without FLUSH only enters and leaves.
+ *          FLUSH; enter again. Nobody waits inside but for requests that it submitted, and nobody enters twice.
+ * A FLUSH: enter; mark; submit, wait; where the server refused it: doubt; else flushed: where that says no, or the
+ *          request was lost, again from the begin; leave. A store without FLUSH only enters and leaves.
  *
  * All connections of an epoch are made before any of its writes is sent. So where a server is restarted, no write that
  * one connection acknowledged is taken for flushed by a FLUSH of another: of an older server only connections are left

@@ -3,25 +3,25 @@
  * The races, each with a test (L: tests/stores/test_nbd_loss.py, C: tests/engine/test_nbd_recover.c):
  *
  * 1. A write is acknowledged on one connection while another is lost. The acknowledgement may be of a server that is
- * dead by now. The entry becomes KEPT by the hands of a caller inside the gate; the mending thread waits for the last
- * of them, then takes everything KEPT for lost. [C write_acknowledged_while_another_connection_is_lost]
+ *    dead by now. The entry becomes KEPT by the hands of a caller inside the gate; the mending thread waits for the
+ *    last of them, then takes everything KEPT for lost. [C write_acknowledged_while_another_connection_is_lost]
  * 2. A FLUSH is in flight when a connection is lost. Its caller gets `lost`, leaves, and begins anew: it waits until
- * what was lost has been written again. If it was answered before, what it covers is durable, and gone before the
- * mending thread looks, as its caller was inside. [L flush_under_way]
+ *    what was lost has been written again. If it was answered before, what it covers is durable, and gone before the
+ *    mending thread looks, as its caller was inside. [L flush_under_way]
  * 3. A FLUSH is answered while another was refused: it may cover nothing. The journal trusts none from the refusal to
  *    the moment when all is to be written again; nobody enters in between. [C flush_beside_one_that_fails]
- * 4. A read was let through before the loss and is sent after the return, before its bytes were written again: it would
- *    bring what the restarted server has. Each loss begins an epoch; a read counts if none began since it was let
- *    through. [C read_that_was_held_up]
+ * 4. A read was let through before the loss and is sent after the return, before its bytes were written again: it
+ *    would bring what the restarted server has. Each loss begins an epoch; a read counts if none began since it was
+ *    let through. [C read_that_was_held_up]
  * 5. A write's caller runs into its deadline while the mending thread writes those bytes. The bytes are the journal's
- * own copy, and the entry stays: the caller lets go of it under the journal's lock, at any moment. Newer bytes for the
- *    same place wait until it was written. [L caller_gives_up]
+ *    own copy, and the entry stays: the caller lets go of it under the journal's lock, at any moment. Newer bytes for
+ *    the same place wait until it was written. [L caller_gives_up]
  * 6. A second loss in the middle of writing again. What was in flight then is UNSURE, whatever it was before; the walk
  *    begins anew, in the old order. [L second_loss, late_second_try]
  * 7. A write of the old connection is done after it was lost, even after a new connection is up: by a server that had
- *    hung, or a thread of it that had. Nothing newer is sent for its place, and no FLUSH ends, for one request deadline
- *    from the moment when the server answered again (not from the loss: a stopped server finds the old bytes in its
- *    socket when it goes on). What comes later than that, NBD has no means against. [L late_write]
+ *    hung, or a thread of it that had. Nothing newer is sent for its place, and no FLUSH ends, for one request
+ *    deadline from the moment when the server answered again (not from the loss: a stopped server finds the old bytes
+ *    in its socket when it goes on). What comes later than that, NBD has no means against. [L late_write]
  * 8. Close while the server is away waits for acknowledged bytes only, and not longer than any call. [L close]
  * 9. Fork: the child has no mending thread, and these locks may be held by nobody that lives. Callers ask for the fork
  *    before they come here. [L fork] */
