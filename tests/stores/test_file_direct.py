@@ -1,6 +1,5 @@
 """FileStore past the page cache: that it is, what goes through the cache all the same, and that both agree."""
 
-import ctypes
 import mmap
 import os
 import threading
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from page_cache import drop_cached, list_cached
 
 from umappy import errors
 from umappy.stores import FileStore
@@ -15,7 +15,6 @@ from umappy.stores.testing import make_bytes, read
 
 BLOCK = 4096
 BLOCKS = 64
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
@@ -26,22 +25,9 @@ def path(direct_folder: Path) -> Path:
 def make_file(path: Path, size: int = BLOCKS * BLOCK) -> bytes:
     """A file of random bytes with nothing of it in the page cache."""
     data = make_bytes(3, size)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert list_cached(path) == []
+    path.write_bytes(data)
+    drop_cached(path)
     return data
-
-
-def list_cached(path: Path) -> list[int]:
-    """Which pages of the file are in the page cache."""
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        flags = (ctypes.c_ubyte * -(-len(memory) // BLOCK))()
-        assert LIBC.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), flags) == 0
-        return [page for page, flag in enumerate(flags) if flag & 1]
 
 
 def aligned(size: int) -> memoryview:
