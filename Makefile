@@ -34,7 +34,7 @@ help:
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
-	@echo 'make bench-nbd          an NBD server against libnbd and nbdcopy             (BENCH=\"--rows random --quick\")'
+	@echo 'make bench-nbd         an NBD server against libnbd and nbdcopy               (BENCH="--rows random --quick")'
 	@echo 'make lint, make format check, or mend, the style of Python and C'
 	@echo 'make clean             remove environments and builds'
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,26 @@ def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
     assert sequential["device"][0]["values"]["random"] > 0
     writes = results[-1]["rounds"]["umappy"][0]
     assert writes["device_bytes_written"] >= 200 * 4096 * 0.9  # a few lie in the same block
+
+
+@needs_root
+def test_nbd_on_a_small_file_measures_and_reports(tmp_path: Path) -> None:
+    if shutil.which("nbdkit") is None or not Path("/usr/include/libnbd.h").exists():
+        pytest.skip("needs nbdkit, libnbd-bin and libnbd-dev (apt-get install)")
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, BENCHMARKS / "nbd.py", "--rounds", "1", "--reads", "100", "--limit-seconds", "0.01"),
+            *("--size", "64MiB", "--limit", "256MiB", "--memory", "32MiB", "--json", report),
+        ],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(report.read_text())["results"]
+    assert len(results) == 9
+    assert all(result["ratios"] and result["verdict"] in {"pass", "fail", "-"} for result in results)
 
 
 @needs_root

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from struct import pack
 
 import pytest
@@ -405,6 +407,35 @@ def test_read_in_pieces_in_any_order_gives_the_bytes() -> None:
         buffer = bytearray(LENGTH)
         store.read_into(OFFSET, buffer)
         assert buffer == IMAGE[OFFSET : OFFSET + LENGTH]
+        assert len(server.connections) == 1
+
+
+def test_read_whose_reply_is_interrupted_by_another_gives_the_bytes_of_both() -> None:
+    begun = threading.Event()
+
+    def talk(c: Connection) -> None:
+        c.negotiate()
+        first = c.receive_request()
+        content = IMAGE[first.offset : first.offset + first.length]
+        c.send_data(first, 0, content[:512])
+        c.pause(0.1)
+        begun.set()  # its reader waits for the rest
+        second = c.receive_request()
+        c.send_data(second, 0, IMAGE[second.offset : second.offset + second.length], done=True)
+        c.pause(0.1)
+        c.send_data(first, 512, content[512:], done=True)
+        c.stay_silent()
+
+    def read(store: NbdStore, offset: int) -> bytes:
+        buffer = bytearray(LENGTH)
+        store.read_into(offset, buffer)
+        return bytes(buffer)
+
+    with ScriptedNbd(talk) as server, open_store(server) as store, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(read, store, OFFSET)
+        assert begun.wait(PATIENCE_SECONDS)
+        assert read(store, 3 * OFFSET) == IMAGE[3 * OFFSET :][:LENGTH]
+        assert first.result() == IMAGE[OFFSET:][:LENGTH]
         assert len(server.connections) == 1
 
 
