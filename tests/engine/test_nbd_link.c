@@ -348,6 +348,34 @@ static void test_request_that_is_passed_over_for_ever_ends_at_the_deadline(void)
   teardown(&r);
 }
 
+static uint64_t thread_cpu_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+static void test_wake_that_comes_late_costs_one_turn(void) {
+  rig r;
+  setup(&r, 0.5);
+  um_nbd_waiter *waiter = um_nbd_waiter_take(r.store);
+  uint8_t buffer[200];
+  um_nbd_request requests[LINKS]; /* of two connections, so that it polls */
+  for (uint32_t i = 0; i < LINKS; i++) {
+    connect_link(&r, i, &(peer){.silent = true});
+    requests[i] = (um_nbd_request){.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer + 100 * i};
+    um_nbd_link_submit(&r.store->links[i], waiter, &requests[i]);
+  }
+  uint64_t one = 1, before = thread_cpu_ns();
+  CHECK_EQUAL(write(waiter->wake, &one, sizeof one), sizeof one);
+  while (waiter->pending_count > 0)
+    um_nbd_wait(waiter, UINT64_MAX);
+  CHECK(thread_cpu_ns() - before < SECOND_NS / 10);
+  um_nbd_waiter_give(waiter);
+  for (uint32_t i = 0; i < LINKS; i++)
+    disconnect(&r, i);
+  teardown(&r);
+}
+
 static void test_answer_to_what_was_never_asked_ends_the_connection(void) {
   rig r;
   setup(&r, 30);
@@ -408,6 +436,7 @@ int main(void) {
   RUN(test_connections_that_end_in_the_middle_lose_requests_and_nothing_else);
   RUN(test_silent_server_is_given_up_at_the_deadline);
   RUN(test_request_that_is_passed_over_for_ever_ends_at_the_deadline);
+  RUN(test_wake_that_comes_late_costs_one_turn);
   RUN(test_answer_to_what_was_never_asked_ends_the_connection);
   RUN(test_more_requests_than_slots_all_end);
   return 0;
