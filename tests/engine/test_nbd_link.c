@@ -421,6 +421,50 @@ static void test_more_requests_than_slots_all_end(void) {
   teardown(&r);
 }
 
+/* The first thread sends for both, and its own write is answered, before it ever sleeps: what is half sent is not its
+ * to send any more. */
+static void test_thread_that_never_slept_leaves_no_sending_behind(void) {
+  enum { LENGTH = 4 << 20 };
+  rig r;
+  setup(&r, 30);
+  um_nbd_transport *transport;
+  um_nbd_link *link = &r.store->links[0];
+  um_nbd_export export_ = {.size = UINT64_C(1) << 40, .length_max = UM_NBD_LENGTH_MAX};
+  char text[UM_NBD_TEXT];
+  CHECK_EQUAL(um_nbd_socket_open(NULL, NULL, r.path, um_now_ns() + SECOND_NS, &transport, text, sizeof text), 0);
+  int other = accept(r.listener, NULL, NULL);
+  CHECK_EQUAL(um_nbd_link_open(link, transport, &export_, um_now_ns() + SECOND_NS), 0);
+  um_nbd_waiter *first = um_nbd_waiter_take(r.store), *second = um_nbd_waiter_take(r.store);
+  uint8_t *bytes = calloc(1, LENGTH), *sink = malloc(LENGTH), reply[UM_NBD_SIMPLE_SIZE] = {0};
+  um_nbd_request requests[2];
+  for (int i = 0; i < 2; i++)
+    requests[i] = (um_nbd_request){.type = UM_NBD_CMD_WRITE, .length = LENGTH, .buffer = bytes};
+  um_nbd_link_submit(link, first, &requests[0]);
+  um_nbd_link_submit(link, second, &requests[1]);
+  for (size_t left = UM_NBD_REQUEST_SIZE + LENGTH; left > 0;) {
+    ssize_t n = recv(other, sink, left < LENGTH ? left : LENGTH, MSG_DONTWAIT);
+    left -= n > 0 ? (size_t)n : 0;
+    um_nbd_link_send(link, first);
+  }
+  CHECK(link->sender == first);
+  um_nbd_put32(reply, UM_NBD_SIMPLE_MAGIC);
+  um_nbd_put64(reply + 8, requests[0].cookie);
+  CHECK_EQUAL(send(other, reply, sizeof reply, 0), sizeof reply);
+  CHECK(um_nbd_link_duty(link, second).events & POLLIN);
+  um_nbd_link_receive(link, second, false);
+  CHECK(um_nbd_wait(first, UINT64_MAX) == &requests[0]);
+  CHECK(um_nbd_link_duty(link, second).events & POLLOUT);
+  close(other);
+  while (second->pending_count > 0)
+    um_nbd_wait(second, UINT64_MAX);
+  CHECK(requests[1].lost);
+  um_nbd_waiter_give(first);
+  um_nbd_waiter_give(second);
+  free(bytes);
+  free(sink);
+  teardown(&r);
+}
+
 static void test_threads_that_share_connections_get_structured_replies(void) {
   share_connections(true);
 }
@@ -439,5 +483,6 @@ int main(void) {
   RUN(test_wake_that_comes_late_costs_one_turn);
   RUN(test_answer_to_what_was_never_asked_ends_the_connection);
   RUN(test_more_requests_than_slots_all_end);
+  RUN(test_thread_that_never_slept_leaves_no_sending_behind);
   return 0;
 }
