@@ -11,7 +11,7 @@
  * up nbd_link_io.c     the sending and the receiving nbd_wait.c        a thread that waits for its requests, on several
  * connections nbd_reply.c       the parser of replies; no I/O nbd_handshake.c   from a connected stream to an export
  *   nbd_transport.c   sockets
- *   nbd_tls.c         TLS over one
+ *   nbd_tls*.c        TLS over one: what is wanted of it, keys, the stream; openssl_library.c finds OpenSSL
  *
  * Nobody but the callers moves bytes. Of the threads that wait for replies of a link one *drives* it: polls, receives
  * for all, wakes the owners of what ended. When its own requests have ended it hands the driving to the owner of
@@ -33,7 +33,8 @@
  *     store->lock         state, gate of the writers                          nbd_recover.c
  *     journal->lock       entries                                             nbd_journal.c
  *     link->lock          requests in flight and queued, roles                nbd_link.c
- *     store->waiters_lock free waiters; taken with no other                   nbd_wait.c */
+ *     store->waiters_lock free waiters; taken with no other                   nbd_wait.c
+ *     stream->lock        OpenSSL's object; around calls that do not wait     nbd_tls_stream.c */
 #ifndef UM_NBD_H
 #define UM_NBD_H
 
