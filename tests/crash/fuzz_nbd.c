@@ -90,14 +90,36 @@ static void end(void *context, um_nbd_request *request) {
 
 static const um_nbd_reply_calls reply_calls = {.find = find, .end = end};
 
+/* The end of a head, and data in the place where it is believed to belong, as the link receives them by one call; bytes
+ * taken. */
+static size_t parse_ahead(run *r, um_nbd_reply *reply, size_t head, void *to, size_t length) {
+  const uint8_t *bytes = r->bytes + r->at;
+  size_t there = r->length - r->at;
+  void *place;
+  head = um_min(head, there);
+  length = um_min(length, there - head);
+  memcpy(to, bytes + head, length);
+  r->parsed = um_nbd_reply_feed(reply, bytes, head);
+  if (r->parsed == 0 && length > 0) {
+    if (um_nbd_reply_room(reply, &place) >= length && place == to)
+      r->parsed = um_nbd_reply_filled(reply, length);
+    else
+      r->parsed = um_nbd_reply_feed(reply, bytes + head, length);
+  }
+  return head + length;
+}
+
 static void parse(run *r, bool structured) {
   um_nbd_reply reply;
   um_nbd_reply_init(&reply, structured, &reply_calls, r);
   while (r->parsed == 0 && r->at < r->length) {
     void *to;
-    size_t room = r->direct ? um_nbd_reply_room(&reply, &to) : 0;
+    size_t room = r->direct ? um_nbd_reply_room(&reply, &to) : 0, data;
     size_t length = um_min(r->piece, r->length - r->at);
-    if (room > 0) {
+    size_t head = r->direct && room == 0 ? um_nbd_reply_ahead(&reply, &to, &data) : 0;
+    if (head > 0) {
+      length = parse_ahead(r, &reply, head, to, data);
+    } else if (room > 0) {
       length = um_min(length, room);
       memcpy(to, r->bytes + r->at, length);
       r->parsed = um_nbd_reply_filled(&reply, length);

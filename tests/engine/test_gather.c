@@ -136,6 +136,30 @@ static void test_items_of_any_size_and_place_are_gathered(void) {
     }
 }
 
+static void test_whole_items_are_read_once_each_straight_to_their_places(void) {
+  enum { COUNT = 100, ITEM = 16 * PAGE };
+  rig r;
+  uint64_t offsets[COUNT], places[COUNT], size = COUNT * 2 * ITEM, done = 0;
+  uint8_t *bytes = malloc(size), *out = aligned_alloc(PAGE, COUNT * ITEM);
+  open_region(&r, &(rig_options){.size = size});
+  CHECK_EQUAL(pread(r.fd, bytes, size, 0), size);
+  for (uint64_t i = 0; i < COUNT; i++) {
+    offsets[i] = 2 * i * ITEM + (i % 10 == 3 ? 8 : 0); /* a few are no whole blocks */
+    places[i] = (i * 37 + 11) % COUNT;
+  }
+  bad_offset = offsets[50];
+  CHECK_EQUAL(um_region_gather(r.region, offsets, COUNT, ITEM, out, places, COUNT, 1000, &done), 0);
+  CHECK_EQUAL(done, COUNT);
+  for (uint64_t i = 0; i < COUNT; i++)
+    CHECK_EQUAL(memcmp(out + places[i] * ITEM, bytes + offsets[i], ITEM), 0);
+  CHECK_EQUAL(rig_stats(&r).resident, ITEM); /* of the one that failed */
+  CHECK(reads < COUNT + 10 * 6);             /* one for each whole item, five for each of the others */
+  rig_close(&r);
+  rig_end(&r);
+  free(bytes);
+  free(out);
+}
+
 static void test_resident_pages_are_read_where_they_are(void) {
   rig r;
   uint64_t offsets[100], words[100];
@@ -257,6 +281,9 @@ static void test_bad_calls_are_refused(void) {
   CHECK_EQUAL(gather(&r, (uint64_t[]){0}, 1, 65537, words), -EINVAL);
   CHECK_EQUAL(gather(&r, (uint64_t[]){0}, 1, 0, words), -EINVAL);
   CHECK_EQUAL(gather(&r, (uint64_t[]){0}, 1, 8, r.bytes), -EINVAL);
+  uint64_t done = 0;
+  CHECK_EQUAL(um_region_gather(r.region, (uint64_t[]){0, 8}, 2, 8, words, (uint64_t[]){1, 4}, 4, 1000, &done), -EINVAL);
+  CHECK_EQUAL(um_region_gather(r.region, (uint64_t[]){0, 8}, 2, 8, words, NULL, 1, 1000, &done), -EINVAL);
   CHECK_EQUAL(gather(&r, (uint64_t[]){size - 8, size - 8}, 2, 8, words), 0);
   CHECK_EQUAL(words[0], words[1]);
   rig_close(&r);
@@ -367,6 +394,7 @@ int main(void) {
   RUN(test_absent_pages_stay_absent_and_each_block_is_read_once);
   RUN(test_blocks_on_shelves_are_not_read_again);
   RUN(test_items_of_any_size_and_place_are_gathered);
+  RUN(test_whole_items_are_read_once_each_straight_to_their_places);
   RUN(test_resident_pages_are_read_where_they_are);
   RUN(test_what_was_written_since_is_not_taken_from_a_shelf);
   RUN(test_round_beside_a_write_of_the_store_does_not_count);

@@ -348,6 +348,34 @@ static void test_request_that_is_passed_over_for_ever_ends_at_the_deadline(void)
   teardown(&r);
 }
 
+static uint64_t thread_cpu_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+static void test_wake_that_comes_late_costs_one_turn(void) {
+  rig r;
+  setup(&r, 0.5);
+  um_nbd_waiter *waiter = um_nbd_waiter_take(r.store);
+  uint8_t buffer[200];
+  um_nbd_request requests[LINKS]; /* of two connections, so that it polls */
+  for (uint32_t i = 0; i < LINKS; i++) {
+    connect_link(&r, i, &(peer){.silent = true});
+    requests[i] = (um_nbd_request){.type = UM_NBD_CMD_READ, .length = 100, .buffer = buffer + 100 * i};
+    um_nbd_link_submit(&r.store->links[i], waiter, &requests[i]);
+  }
+  uint64_t one = 1, before = thread_cpu_ns();
+  CHECK_EQUAL(write(waiter->wake, &one, sizeof one), sizeof one);
+  while (waiter->pending_count > 0)
+    um_nbd_wait(waiter, UINT64_MAX);
+  CHECK(thread_cpu_ns() - before < SECOND_NS / 10);
+  um_nbd_waiter_give(waiter);
+  for (uint32_t i = 0; i < LINKS; i++)
+    disconnect(&r, i);
+  teardown(&r);
+}
+
 static void test_answer_to_what_was_never_asked_ends_the_connection(void) {
   rig r;
   setup(&r, 30);
@@ -393,6 +421,50 @@ static void test_more_requests_than_slots_all_end(void) {
   teardown(&r);
 }
 
+/* The first thread sends for both, and its own write is answered, before it ever sleeps: what is half sent is not its
+ * to send any more. */
+static void test_thread_that_never_slept_leaves_no_sending_behind(void) {
+  enum { LENGTH = 4 << 20 };
+  rig r;
+  setup(&r, 30);
+  um_nbd_transport *transport;
+  um_nbd_link *link = &r.store->links[0];
+  um_nbd_export export_ = {.size = UINT64_C(1) << 40, .length_max = UM_NBD_LENGTH_MAX};
+  char text[UM_NBD_TEXT];
+  CHECK_EQUAL(um_nbd_socket_open(NULL, NULL, r.path, um_now_ns() + SECOND_NS, &transport, text, sizeof text), 0);
+  int other = accept(r.listener, NULL, NULL);
+  CHECK_EQUAL(um_nbd_link_open(link, transport, &export_, um_now_ns() + SECOND_NS), 0);
+  um_nbd_waiter *first = um_nbd_waiter_take(r.store), *second = um_nbd_waiter_take(r.store);
+  uint8_t *bytes = calloc(1, LENGTH), *sink = malloc(LENGTH), reply[UM_NBD_SIMPLE_SIZE] = {0};
+  um_nbd_request requests[2];
+  for (int i = 0; i < 2; i++)
+    requests[i] = (um_nbd_request){.type = UM_NBD_CMD_WRITE, .length = LENGTH, .buffer = bytes};
+  um_nbd_link_submit(link, first, &requests[0]);
+  um_nbd_link_submit(link, second, &requests[1]);
+  for (size_t left = UM_NBD_REQUEST_SIZE + LENGTH; left > 0;) {
+    ssize_t n = recv(other, sink, left < LENGTH ? left : LENGTH, MSG_DONTWAIT);
+    left -= n > 0 ? (size_t)n : 0;
+    um_nbd_link_send(link, first);
+  }
+  CHECK(link->sender == first);
+  um_nbd_put32(reply, UM_NBD_SIMPLE_MAGIC);
+  um_nbd_put64(reply + 8, requests[0].cookie);
+  CHECK_EQUAL(send(other, reply, sizeof reply, 0), sizeof reply);
+  CHECK(um_nbd_link_duty(link, second).events & POLLIN);
+  um_nbd_link_receive(link, second, false);
+  CHECK(um_nbd_wait(first, UINT64_MAX) == &requests[0]);
+  CHECK(um_nbd_link_duty(link, second).events & POLLOUT);
+  close(other);
+  while (second->pending_count > 0)
+    um_nbd_wait(second, UINT64_MAX);
+  CHECK(requests[1].lost);
+  um_nbd_waiter_give(first);
+  um_nbd_waiter_give(second);
+  free(bytes);
+  free(sink);
+  teardown(&r);
+}
+
 static void test_threads_that_share_connections_get_structured_replies(void) {
   share_connections(true);
 }
@@ -408,7 +480,9 @@ int main(void) {
   RUN(test_connections_that_end_in_the_middle_lose_requests_and_nothing_else);
   RUN(test_silent_server_is_given_up_at_the_deadline);
   RUN(test_request_that_is_passed_over_for_ever_ends_at_the_deadline);
+  RUN(test_wake_that_comes_late_costs_one_turn);
   RUN(test_answer_to_what_was_never_asked_ends_the_connection);
   RUN(test_more_requests_than_slots_all_end);
+  RUN(test_thread_that_never_slept_leaves_no_sending_behind);
   return 0;
 }

@@ -15,6 +15,7 @@ other exception of a script fails the test when the `with` is left.
 from __future__ import annotations
 
 import contextlib
+import select
 import shutil
 import socket
 import ssl
@@ -180,6 +181,10 @@ class Connection:
         self.answer(option, REP_ACK)
 
     # Requests and replies
+
+    def is_asked(self, seconds: float) -> bool:
+        """Whether a request begins to arrive within so long."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
 
     def receive_request(self) -> Request:
         magic, flags, kind, cookie, offset, length = unpack(">IHHQQI", self.receive(28))

@@ -295,6 +295,21 @@ def test_sparse_take_of_more_than_the_budget_leaves_pages_absent(
     assert stats.bytes_read == indices.size * PAGE
 
 
+@pytest.mark.parametrize("shift", [0, 16])
+@pytest.mark.parametrize("offset", [0, 8])
+def test_long_rows_are_taken_to_memory_of_any_alignment(window: memoryview, offset: int, shift: int) -> None:
+    """Whole blocks come straight from the store, to a result that is aligned."""
+    rows = np.frombuffer(window, np.uint8)[offset:][: 15 << 16].reshape(15, 1 << 16)
+    indices = [7, 3, 3, 0, 14, 9]
+    memory = np.empty((6 << 16) + 8192, np.uint8)
+    begin = -memory.__array_interface__["data"][0] % 4096 + shift
+    out = memory[begin : begin + (6 << 16)].reshape(6, 1 << 16)
+    assert umappy.take(rows, indices, axis=0, out=out) is out
+    check_same(out, np.array(rows)[indices])
+    check_same(umappy.take(rows, indices, axis=0), np.array(rows)[indices])
+    del rows
+
+
 def test_sparse_take_while_pages_are_written_back_shows_what_was_written(
     map_store: MapStore, make_pager: MakePager, make_file: MakeFile
 ) -> None:

@@ -130,10 +130,10 @@ def test_stopped_server_costs_its_deadlines_and_nothing_else(serve: Serve, open_
 def test_connection_with_more_to_send_than_it_holds_is_not_given_up(serve: Serve, open_store: OpenStore) -> None:
     """Threads that send for each other: one whose own writes are done leaves nothing half sent behind."""
     store = open_store(serve(nbdkit("memory", "size=64M")), connections=1, timeout_seconds=5.0)
-    data = make_bytes(7, 2 * MIB)
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(16):
-            list(pool.map(lambda offset: store.write(offset, data), range(0, 64 * MIB, 2 * MIB)))
+    data, offsets = make_bytes(7, 2 * MIB), range(0, 16 * MIB, 2 * MIB)
+    with ThreadPoolExecutor(len(offsets)) as pool:
+        for _ in range(200):
+            list(pool.map(lambda offset: store.write(offset, data), offsets))
     assert store.info().reconnects == 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -17,7 +19,7 @@ import pytest
 import umappy
 from nbd_servers import NbdServer, nbdkit, needs_nbdkit, needs_qemu_nbd, qemu_nbd
 from scripted_nbd import OPT_STARTTLS, REP_ACK, Connection, ScriptedNbd
-from umappy.errors import StoreError, StoreNotFoundError, StorePermissionError
+from umappy.errors import ForkedRegionError, StoreError, StoreNotFoundError, StorePermissionError
 from umappy.stores import NbdStore
 
 pytestmark = [
@@ -426,3 +428,48 @@ def test_region_over_tls_pages_in_and_out(server_folder: Path, trust: Path) -> N
             buffer = bytearray(size)
             store.read_into(0, buffer)
             assert buffer == data
+
+
+# The end of processes
+
+
+def test_forked_child_leaves_the_parents_connection_alone(server_folder: Path, trust: Path) -> None:
+    with serve_tls(server_folder) as server, open_store(server.uri, tls_certificates=trust) as store:
+        child = os.fork()
+        if child == 0:
+            try:
+                store.read_into(0, bytearray(10))
+            except ForkedRegionError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        check_both_ways(store)
+        assert store.info().reconnects == 0
+
+
+EXITING = """
+import ssl  # OpenSSL is set up by somebody else, and cleans up when the process ends
+import sys
+import umappy
+context = ssl.create_default_context()
+uri, folder = sys.argv[1:]
+store = umappy.NbdStore(uri, "r+", tls_certificates=folder)
+region = umappy.umap(store)
+region[:] = b"x" * len(region)
+"""
+
+
+def test_end_of_a_program_flushes_over_tls(server_folder: Path, trust: Path) -> None:
+    with serve_tls(server_folder) as server:
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", EXITING, server.uri, trust],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        with open_store(server.uri, tls_certificates=trust) as store:
+            buffer = bytearray(SIZE)
+            store.read_into(0, buffer)
+            assert buffer == b"x" * SIZE

@@ -3,6 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from umappy.__main__ import main
 from umappy.stores._openssl_library import find_openssl_library
 
 FIND = """
@@ -23,6 +26,12 @@ def test_find_gives_the_version_in_the_words_of_the_library_itself() -> None:
     crypto = Path(found.where.replace("libssl", "libcrypto")).read_bytes()
     major, minor, patch = found.version
     assert f"OpenSSL {major}.{minor}.{patch}".encode() in crypto
+
+
+def test_doctor_tells_the_version_and_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    found = find_openssl_library()
+    assert f"{'.'.join(map(str, found.version))} ({found.where})" in capsys.readouterr().out
 
 
 def test_find_of_a_library_without_its_functions_names_the_first_and_the_remedy(tmp_path: Path) -> None:

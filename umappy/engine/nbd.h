@@ -14,7 +14,7 @@
  *   nbd_reply.c       the parser of replies; no I/O
  *   nbd_handshake.c   from a connected stream to an export
  *   nbd_transport.c   sockets
- *   nbd_tls.c         TLS over one
+ *   nbd_tls*.c        TLS over one: what is wanted of it, keys, the stream; openssl_library.c finds OpenSSL
  *
  * Nobody but the callers moves bytes. Of the threads that wait for replies of a link one *drives* it: polls, receives
  * for all, wakes the owners of what ended. When its own requests have ended it hands the driving to the owner of
@@ -36,7 +36,8 @@
  *     store->lock         state, gate of the writers                          nbd_recover.c
  *     journal->lock       entries                                             nbd_journal.c
  *     link->lock          requests in flight and queued, roles                nbd_link.c
- *     store->waiters_lock free waiters; taken with no other                   nbd_wait.c */
+ *     store->waiters_lock free waiters; taken with no other                   nbd_wait.c
+ *     stream->lock        OpenSSL's object; around calls that do not wait     nbd_tls_stream.c */
 #ifndef UM_NBD_H
 #define UM_NBD_H
 
@@ -209,7 +210,6 @@ int um_nbd_link_open(um_nbd_link *link, um_nbd_transport *transport, const um_nb
  * held; tells um_nbd_recover_lost, once for each time it was up. */
 void um_nbd_link_fail(um_nbd_link *link, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A link that is down: waits until nobody is inside its calls, closes the old transport. reset: see nbd_transport.h. */
-void um_nbd_link_why(um_nbd_link *link, char text[UM_NBD_TEXT]); /* it is down, in words */
 int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns);
 /* Queues requests (a chain by `next`) and sends what it can. Where the link is down they end `lost` at once, and never
  * `sent`. */
@@ -265,8 +265,9 @@ int um_nbd_recover_start(um_nbd_store *store); /* at opening, the links up: the 
 /* At closing, nobody inside any call: ends the thread. Waits before, up to retry_ns, where the server lost what it had
  * acknowledged and nobody has flushed: -ETIMEDOUT where that stays so. */
 int um_nbd_recover_stop(um_nbd_store *store, um_error *error);
-void um_nbd_recover_forked(um_nbd_store *store);                  /* as um_store_ops.forked */
-void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link); /* it just went down; any thread, no locks held */
+void um_nbd_recover_forked(um_nbd_store *store);                      /* as um_store_ops.forked */
+void um_nbd_recover_why(um_nbd_store *store, char text[UM_NBD_TEXT]); /* it was lost the last time */
+void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link);     /* it just went down; any thread, no locks held */
 /* Until a read of these bytes can go: a link is up, and nothing that is still to be written again overlaps them. 0, or
  * -errno with error filled; -ETIMEDOUT at once, without words, where `deadline_ns` is 0. Costs next to nothing while
  * the store is calm. */

@@ -127,12 +127,6 @@ int um_nbd_link_drop(um_nbd_link *link, bool reset, uint64_t deadline_ns) {
   return result;
 }
 
-void um_nbd_link_why(um_nbd_link *link, char text[UM_NBD_TEXT]) {
-  pthread_mutex_lock(&link->lock);
-  snprintf(text, UM_NBD_TEXT, "%s", link->fail_text[0] ? link->fail_text : "the connection was lost");
-  pthread_mutex_unlock(&link->lock);
-}
-
 static um_nbd_request *find(void *context, uint64_t cookie) {
   um_nbd_link *link = context;
   pthread_mutex_lock(&link->lock);

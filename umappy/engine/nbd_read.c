@@ -119,7 +119,7 @@ static void finish(flight *f, um_nbd_request *request) {
     f->again = request;
   } else {
     char why[UM_NBD_TEXT];
-    um_nbd_link_why(request->link, why);
+    um_nbd_recover_why(f->store, why);
     put_idle(f, request);
     end(f, read,
         um_nbd_fail(f->store, ETIMEDOUT, UM_OP_READ, read->offset, read->length, read->error,

@@ -50,6 +50,12 @@ bool um_nbd_recover_is_whole(um_nbd_store *store) {
   return counts.due + counts.unsure == 0;
 }
 
+void um_nbd_recover_why(um_nbd_store *store, char text[UM_NBD_TEXT]) {
+  pthread_mutex_lock(&store->lock);
+  memcpy(text, store->why, UM_NBD_TEXT);
+  pthread_mutex_unlock(&store->lock);
+}
+
 void um_nbd_recover_lost(um_nbd_store *store, um_nbd_link *link) {
   char why[UM_NBD_TEXT];
   pthread_mutex_lock(&link->lock);

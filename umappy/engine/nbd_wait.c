@@ -116,7 +116,9 @@ static bool receive_patiently(um_nbd_waiter *waiter, const watch *w) {
 
 static void work(um_nbd_waiter *waiter, const watch *w) {
   uint64_t count;
-  if (!atomic_exchange(&waiter->asleep, false)) /* somebody woke it: there is something to take back */
+  atomic_store(&waiter->asleep, false);
+  /* Race: who wakes it may come to write only after it went on for another reason; that ends the next sleep. */
+  if (w->look[0].revents)
     while (read(waiter->wake, &count, sizeof count) < 0 && errno == EINTR)
       ;
   for (nfds_t i = 1; i < w->count; i++)

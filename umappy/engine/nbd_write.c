@@ -201,13 +201,19 @@ static int flush_once(um_nbd_store *store, um_nbd_waiter *waiter, uint64_t deadl
   return code;
 }
 
+static int fail_again(um_nbd_store *store, int op, uint64_t offset, uint64_t length, um_error *error,
+                      const char *what) {
+  char why[UM_NBD_TEXT];
+  um_nbd_recover_why(store, why);
+  return um_nbd_fail(store, ETIMEDOUT, op, offset, length, error, "%s, again and again: %s", what, why);
+}
+
 static int flush(um_nbd_store *store, um_nbd_waiter *waiter, um_error *error) {
   uint64_t deadline_ns = um_now_ns() + store->target.retry_ns;
   int code;
   while ((code = flush_once(store, waiter, deadline_ns, error)) == -EAGAIN)
     if (um_now_ns() >= deadline_ns)
-      return um_nbd_fail(store, ETIMEDOUT, UM_OP_FLUSH, 0, store->store.size, error,
-                         "flushing: the connection was lost, again and again");
+      return fail_again(store, UM_OP_FLUSH, 0, store->store.size, error, "flushing");
   return code;
 }
 
@@ -246,8 +252,7 @@ static void write_all(flight *f) {
       um_nbd_recover_leave(f->store);
       settle(f);
       if (why == -EAGAIN && um_now_ns() >= find_give_up(f))
-        code = um_nbd_fail(f->store, ETIMEDOUT, UM_OP_WRITE, write->offset, write->length, &error,
-                           "writing: the connection was lost, again and again");
+        code = fail_again(f->store, UM_OP_WRITE, write->offset, write->length, &error, "writing");
       else if ((why == -ENOBUFS || why == -EBUSY) && (write = find_next(f)))
         code = make_room(f, write, why, &error);
     }

@@ -46,10 +46,10 @@ typedef struct um_store_ops {
    * device has let go of them all. `ended` must not call read_batch; it may set the buffers of reads that have not
    * begun. It may be called for what another call reads, or writes: then the buffer may hold anything (gather.c). */
   int (*read_batch)(um_store *store, um_batch *batch);
-  bool any_buffer; /* buffers of a batch that are aligned to nothing cost no more */
   /* The same for writes, no two of which overlap. It has no time-out: a write that was told to have failed while the
    * device may still do it would undo the next write of those bytes. */
   int (*write_batch)(um_store *store, um_batch *batch);
+  bool any_buffer; /* buffers of a batch need not be aligned */
   /* 0: the bytes were in memory already and are in `buffer`. Else it did not wait for any, `buffer` may hold anything,
    * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
    * of no use. Errors are left to read. */

@@ -57,8 +57,8 @@ const um_store_ops um_nbd_store_ops = {
     .close = nbd_close,
     .forked = nbd_forked,
     .read_batch = um_nbd_read_batch,
-    .any_buffer = true,
     .write_batch = um_nbd_write_batch,
+    .any_buffer = true,
     .limit = nbd_limit,
 };
 
