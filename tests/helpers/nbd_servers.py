@@ -201,16 +201,13 @@ def nbdkit(
     A name in `filters` puts that filter in front of what follows; what holds a "=" there is a parameter, of filters and
     plugin alike. `options` are nbdkit's own (`--no-sr`, `--threads=1`).
     """
-    words = list(filters)
-    names = [f"--filter={word}" for word in words if "=" not in word]
-    parameters = [word for word in words if "=" in word]
-    command = ["nbdkit", *options, *names, plugin, *arguments, *parameters]
+    command = ["nbdkit", *options, *_list_words(plugin, arguments, filters)]
     return Nbdkit(command, export=export, tcp=tcp, tls=tls)
 
 
 def mortal_nbdkit(plugin: str, *arguments: str, filters: Iterable[str] = ()) -> MortalNbdkit:
     """nbdkit on a unix socket, killed and started again without end."""
-    return MortalNbdkit(["sh", *nbdkit(plugin, *arguments, filters=filters).command[1:]])
+    return MortalNbdkit(["sh", *_list_words(plugin, arguments, filters)])
 
 
 def qemu_nbd(
@@ -247,6 +244,12 @@ def find_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _list_words(plugin: str, arguments: Iterable[str], filters: Iterable[str]) -> list[str]:
+    words = list(filters)
+    names = [f"--filter={word}" for word in words if "=" not in word]
+    return [*names, plugin, *arguments, *(word for word in words if "=" in word)]
 
 
 def _ends_line(path: Path) -> bool:
