@@ -115,10 +115,19 @@ class NbdServer:
         self._end(signal.SIGTERM)
 
     def suspend(self) -> None:
-        """It stays connected and says nothing any more."""
+        """It stays connected and says nothing any more. ProcessLookupError: it had ended by itself."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # until it has: it may be answering just now
+        try:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # until it has: it may be answering just now
+        except ChildProcessError:
+            raise ProcessLookupError(f"{' '.join(self.command)} has ended:\n{self.log}") from None
+
+    def revive(self) -> None:
+        """Starts it again if it ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            self.kill()
+            self.start()
 
     def resume(self) -> None:
         assert self._process is not None

@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def image(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts servers that end with the test."""
+def serve(image: Path) -> Iterator[Serve]:
+    """Starts servers that end with the test, and before their files."""
     with ExitStack() as stack:
         yield stack.enter_context
 
@@ -311,13 +311,15 @@ class Torment:
         for page, version in zip(mine, before, strict=True):
             self.oracle.flushed[page] = version
 
-    def run(self, harass: Callable[[random.Random], None]) -> None:
+    def run(self, harass: Callable[[random.Random], None], revive: Callable[[], None]) -> None:
         chance = random.Random(self.seed)
         with ThreadPoolExecutor(self.threads) as pool:
             working = [pool.submit(self.work, thread) for thread in range(self.threads)]
             while time.monotonic() < self.until:
                 harass(chance)
-            calls = [thread.result(4 * RETRY) for thread in working]
+            while wait(working, 0.1).not_done:
+                revive()
+            calls = [thread.result() for thread in working]
         assert min(calls) > 0
         for page in range(self.pages):
             self.look(page)
@@ -336,7 +338,8 @@ def check_image(image: Path, oracle: Oracle) -> None:
 def test_nothing_acknowledged_is_lost_however_often_the_server_dies(
     serve: Serve, open_store: OpenStore, image: Path, stress_seconds: float, connections: int
 ) -> None:
-    several = ["multi-conn", "multi-conn-mode=emulate"] if connections > 1 else []
+    # What nbdkit 1.32 tracks as dirty it loses track of: one FLUSH in 80 does nothing, where others write meanwhile.
+    several = ["multi-conn", "multi-conn-mode=emulate", "multi-conn-track-dirty=off"] if connections > 1 else []
     server = serve(nbdkit("file", str(image), filters=[*several, "cache", "cache=writeback"], tcp=connections > 1))
     store = open_store(server, connections=connections)
     seed = random.randrange(1 << 30)
@@ -350,12 +353,14 @@ def test_nothing_acknowledged_is_lost_however_often_the_server_dies(
             check_image(image, torment.oracle)
             time.sleep(chance.choice([0, 0, 0.2]))
             server.start()
-        else:
+            return
+        with suppress(ProcessLookupError):
             server.suspend()
             time.sleep(chance.uniform(0, 2.5 * TIMEOUT))
             server.resume()
+        server.revive()  # nbdkit 1.32 aborts now and then where a connection ends while it answers: one more death
 
-    torment.run(harass)
+    torment.run(harass, server.revive)
     store.flush()
     server.kill()
     torment.oracle.flushed = torment.oracle.written

@@ -213,7 +213,7 @@ def test_write_under_way_is_made_good_after_the_grace_period(
 def test_write_under_way_is_read_back_after_it_was_written_again(server: ForgetfulServer, store: NbdStore) -> None:
     server.script = Once(WRITE, "deaf")
     write(store, 0, A)
-    assert [request.type for request in server.requests] == [WRITE, WRITE, READ]
+    assert [request.type for request in server.requests if request.offset == 0] == [WRITE, WRITE, READ]
 
 
 @pytest.mark.parametrize(("data", "kind"), [(A, WRITE), (bytes(PAGE), WRITE_ZEROES)], ids=["bytes", "zeros"])
@@ -223,7 +223,7 @@ def test_write_that_does_not_read_back_is_written_once_more(
     lost = Once(kind, "deaf")
 
     def spoil(request: Request) -> str | int:
-        if lost.met and request.type == READ and server.count(READ) == 1:
+        if lost.met and request.type == READ and request.offset == 0 and server.count(kind) == 2:
             server.image[:PAGE] = C
         return lost(request)
 
@@ -259,6 +259,23 @@ def test_late_write_of_a_server_that_hung_for_long_does_not_undo_a_newer_one(
     time.sleep(1.2 * TIMEOUT)
     server.refusing = False
     wait_until(lambda: server.connections == 2)
+    time.sleep(0.6 * TIMEOUT)
+    assert server.do_late() == 1
+    old.result(RETRY)
+    new.result(RETRY)
+    assert read(store, 0, PAGE) == B
+
+
+def test_server_that_stands_still_in_the_grace_period_gets_another(
+    server: ForgetfulServer, store: NbdStore, pool: ThreadPoolExecutor
+) -> None:
+    """It is asked for a block now and then; while it does not answer it does not come to what is old either."""
+    old = lose_write(server, store, pool, "late")
+    server.script = Once(READ, "hold")
+    new = pool.submit(write, store, 0, B)
+    server.wait_held()
+    time.sleep(0.7 * TIMEOUT)
+    server.release()
     time.sleep(0.6 * TIMEOUT)
     assert server.do_late() == 1
     old.result(RETRY)

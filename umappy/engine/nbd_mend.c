@@ -4,7 +4,10 @@
  * the others still answer would be of the old. It waits until the last writer has left the gate, so that the journal
  * stands still; takes all that is kept for lost; connects; then writes again, in the order of the first time. What was
  * acknowledged goes at once, what was in flight, and whatever overlaps that, after the grace period, and is read back.
- * Meanwhile reads and writes of other bytes go on. */
+ * Meanwhile reads and writes of other bytes go on.
+ *
+ * The grace period is time in which the server runs: it is asked for a block again and again, and where it is long
+ * silent the period begins anew. Race: a server that is stopped again before it came to what it had not done. */
 #include "nbd_recover.h"
 
 #include "internal.h"
@@ -16,6 +19,8 @@
 #define PAUSE_MIN_NS 10000000u  /* between tries to connect, or to write again what was refused: doubling */
 #define PAUSE_MAX_NS 500000000u /* up to this */
 #define STEADY_NS 200000000u    /* connections that were up for so long begin with the shortest pause again */
+#define STILL_PART 4u           /* of the request deadline: a server silent for longer stood still */
+#define RENEWALS 8u             /* of the grace period, after one return */
 #define LET_GO_NS 1000000000u   /* until threads have come out of the old connections, before another look */
 
 __attribute__((format(printf, 2, 3))) static void say(um_nbd_store *store, const char *format, ...) {
@@ -147,6 +152,8 @@ static void come_back(um_nbd_store *store) {
     if (is_back) {
       store->state = UM_NBD_UP;
       self->up_ns = um_now_ns();
+      self->answered_ns = self->up_ns;
+      self->grace_renewals = RENEWALS;
       self->grace_until_ns = self->up_ns + store->target.timeout_ns;
       self->refused = 0;
       atomic_store(&store->calm, um_nbd_recover_is_whole(store));
@@ -159,6 +166,34 @@ static void come_back(um_nbd_store *store) {
       pause_in(store, UM_NBD_AWAY);
     }
   }
+}
+
+static uint64_t still_ns(const um_nbd_store *store) {
+  return store->target.timeout_ns / STILL_PART;
+}
+
+static void note_answer(um_nbd_store *store) {
+  um_nbd_recover *self = store->recover;
+  uint64_t now = um_now_ns();
+  pthread_mutex_lock(&store->lock);
+  if (self->answered_ns < self->grace_until_ns && now - self->answered_ns > still_ns(store) && self->grace_renewals) {
+    self->grace_renewals--;
+    self->grace_until_ns = now + store->target.timeout_ns;
+  }
+  self->answered_ns = now;
+  pthread_mutex_unlock(&store->lock);
+}
+
+/* The last block: its bytes do not matter. */
+static void ask(um_nbd_store *store, um_nbd_link *link) {
+  um_nbd_recover *self = store->recover;
+  um_nbd_request *request = self->waiter->requests;
+  uint32_t length = store->export_.block_min;
+  *request = (um_nbd_request){
+      .type = UM_NBD_CMD_READ, .offset = store->export_.size - length, .length = length, .buffer = self->look};
+  um_nbd_link_do(link, self->waiter, request, 1);
+  if (!request->lost)
+    note_answer(store);
 }
 
 /* The server answers, and does not take what it is to have: it is tried again, and callers are told. */
@@ -231,6 +266,8 @@ static bool write_batch(um_nbd_store *store, um_nbd_link *link, uint32_t count) 
                                    .buffer = entry->bytes};
   }
   um_nbd_link_do(link, self->waiter, requests, count);
+  if (!requests[0].lost)
+    note_answer(store);
   memcpy(done, requests, count * sizeof *done); /* reading back needs the first again */
   for (uint32_t i = 0; i < count; i++)
     goes_on &= conclude(store, link, self->due[i], &done[i]);
@@ -245,9 +282,12 @@ static bool write_batch(um_nbd_store *store, um_nbd_link *link, uint32_t count) 
 /* One turn of writing again. */
 static void write_again(um_nbd_store *store) {
   um_nbd_recover *self = store->recover;
-  bool grace = um_now_ns() < self->grace_until_ns;
-  uint32_t count = um_nbd_journal_due(store->journal, !grace, self->due, UM_NBD_MEND_BATCH);
   um_nbd_link *link = um_nbd_link_choose(store);
+  uint64_t silent_ns = um_now_ns() - self->answered_ns;
+  if (link && self->answered_ns < self->grace_until_ns && silent_ns >= still_ns(store) / 2)
+    ask(store, link);
+  bool grace = self->answered_ns < self->grace_until_ns;
+  uint32_t count = um_nbd_journal_due(store->journal, !grace, self->due, UM_NBD_MEND_BATCH);
   if (count > 0 && link) {
     if (write_batch(store, link, count))
       self->pause_ns = 0;
@@ -264,7 +304,7 @@ static void write_again(um_nbd_store *store) {
     pthread_cond_broadcast(&store->changed);
   } else {
     /* The grace period, or a link is down and um_nbd_recover_lost on its way. */
-    um_nbd_recover_sleep(store, link ? self->grace_until_ns : um_now_ns() + PAUSE_MIN_NS);
+    um_nbd_recover_sleep(store, link ? self->answered_ns + still_ns(store) / 2 : um_now_ns() + PAUSE_MIN_NS);
   }
   pthread_mutex_unlock(&store->lock);
 }

@@ -21,7 +21,8 @@
  * 7. A write of the old connection is done after it was lost, even after a new connection is up: by a server that had
  *    hung, or a thread of it that had. Nothing newer is sent for its place, and no FLUSH ends, for one request
  *    deadline from the moment when the server answered again (not from the loss: a stopped server finds the old bytes
- *    in its socket when it goes on). What comes later than that, NBD has no means against. [L late_write]
+ *    in its socket when it goes on), in which it answers all the time: where it stands still the deadline begins anew.
+ *    What comes later than that, NBD has no means against. [L late_write, stands_still_in_the_grace_period]
  * 8. Close while the server is away waits for acknowledged bytes only, and not longer than any call. [L close]
  * 9. Fork: the child has no mending thread, and these locks may be held by nobody that lives. Callers ask for the fork
  *    before they come here. [L fork] */

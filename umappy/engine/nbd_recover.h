@@ -11,11 +11,13 @@ struct um_nbd_recover {
   pthread_t thread;
   int cancel;              /* eventfd: the thread's connecting is to end; constant */
   um_nbd_waiter *waiter;   /* the thread's */
-  uint32_t inside;         /* store->lock, and so the next five: callers between enter and leave */
+  uint32_t inside;         /* store->lock, and so the next seven: callers between enter and leave */
   bool lost;               /* a connection went down since the thread began to make them */
   bool doubted;            /* a FLUSH was refused: everything kept is to be written again */
   int refused;             /* errno that the server gives for what it acknowledged before; 0: none */
   uint64_t grace_until_ns; /* until then the old connections' last writes may still be done */
+  uint32_t grace_renewals; /* times it may still begin anew: a server that is always so slow is not waited for */
+  uint64_t answered_ns;    /* when the server last answered the thread, or was back */
   bool stopping;           /* the store is being closed */
   uint64_t pause_ns;       /* the thread's, and so the rest: before the next try to connect */
   uint64_t up_ns;          /* when the connections last were up */
