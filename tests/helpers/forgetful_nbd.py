@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Self
 
 READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
-HAS_FLAGS, READ_ONLY, CAN_FLUSH, CAN_TRIM, CAN_ZERO, CAN_MULTI = 1, 2, 4, 32, 64, 256
+HAS_FLAGS, READ_ONLY, CAN_FLUSH, CAN_FUA, CAN_TRIM, CAN_ZERO, CAN_MULTI = 1, 2, 4, 8, 32, 64, 256
 EIO, ENOSPC = 5, 28
 
 _MAGIC, _OPTION, _OPTION_REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x0003E889045565A9
@@ -49,6 +49,7 @@ class Request:
     length: int
     data: bytes
     number: int  # of all requests, from 0
+    is_fua: bool = False  # durable when it is answered
 
 
 Script = Callable[[Request], str | int]
@@ -180,12 +181,12 @@ class ForgetfulServer:
 
     def _answer(self, connection: socket.socket, number: int) -> None:
         while True:
-            _, _, kind, cookie, offset, length = struct.unpack(">IHHQQI", _receive(connection, 28))
+            _, flags, kind, cookie, offset, length = struct.unpack(">IHHQQI", _receive(connection, 28))
             data = _receive(connection, length) if kind == WRITE else b""
             if kind == DISCONNECT:
                 return
             with self._lock:
-                request = Request(number, kind, offset, length, data, len(self.requests))
+                request = Request(number, kind, offset, length, data, len(self.requests), bool(flags & 1))
                 self.requests.append(request)
                 script, crashes = self.script, self.crashes
             verdict = script(request)
@@ -224,6 +225,8 @@ class ForgetfulServer:
                 self.durable[:] = self.image
             case 4 | 6:
                 self.image[request.offset : end] = bytes(request.length)
+        if request.is_fua:
+            self.durable[request.offset : end] = self.image[request.offset : end]
         return b""
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from forgetful_nbd import (
     CAN_FLUSH,
+    CAN_FUA,
     CAN_MULTI,
     CAN_TRIM,
     CAN_ZERO,
@@ -195,6 +196,23 @@ def test_server_without_flush_is_believed_at_once(open_store: OpenStore) -> None
         assert store.info().unflushed == 0
         store.flush()
         assert server.count(FLUSH) == 0
+
+
+def test_server_without_flush_but_fua_makes_each_write_durable(open_store: OpenStore) -> None:
+    with ForgetfulServer(SIZE, flags=HAS_FLAGS | CAN_FUA | CAN_ZERO) as server:
+        store = open_store(server)
+        write(store, PAGE, A)
+        write(store, 0, A)
+        write(store, 0, bytes(PAGE))
+        server.crash()
+        assert read(store, 0, 2 * PAGE) == bytes(PAGE) + A
+        assert all(request.is_fua for request in server.requests if request.type != READ)
+
+
+def test_server_with_flush_is_not_asked_for_fua(server: ForgetfulServer, open_store: OpenStore) -> None:
+    server.flags |= CAN_FUA
+    write(open_store(server), 0, A)
+    assert not any(request.is_fua for request in server.requests)
 
 
 # What was under way

@@ -51,11 +51,17 @@ static bool is_zero(const void *bytes, uint64_t length) {
          memcmp(at, at + sizeof zeros, length - sizeof zeros) == 0;
 }
 
+/* A server that has no FLUSH may have FUA: then each write is durable when it is acknowledged. */
+static uint16_t find_flags(const um_nbd_export *e) {
+  bool fua = !(e->flags & UM_NBD_FLAG_SEND_FLUSH) && e->flags & UM_NBD_FLAG_SEND_FUA;
+  return fua ? UM_NBD_CMD_FLAG_FUA : 0;
+}
+
 /* Makes the entry of the next write. 0, or -EBUSY, -ENOBUFS. */
 static int add(flight *f, um_write *write, um_nbd_request *request, um_nbd_entry **entry) {
   um_nbd_store *store = f->store;
   request->type = f->type;
-  request->flags = 0;
+  request->flags = find_flags(&store->export_);
   if (f->type == UM_NBD_CMD_WRITE && (store->export_.flags & UM_NBD_FLAG_SEND_WRITE_ZEROES) &&
       is_zero(write->buffer, write->length))
     request->type = UM_NBD_CMD_WRITE_ZEROES;

@@ -41,6 +41,7 @@ class NbdInfo:
     can_flush: bool
     """Without it what the server acknowledged counts as durable."""
     can_fua: bool
+    """Writes can be made durable one by one, and are where there is no FLUSH."""
     can_discard: bool
     can_write_zeroes: bool
     can_multi_conn: bool
