@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -149,22 +148,6 @@ int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool p
   return 0;
 }
 
-static uint64_t count_present(uintptr_t address, uint64_t length) {
-  unsigned char present[UM_CHUNK / UM_PAGE_SIZE_MIN];
-  uint64_t pages = length / um_host_page, count = 0;
-  if (pages > sizeof present || mincore((void *)address, length, present))
-    return 0;
-  for (uint64_t i = 0; i < pages; i++)
-    count += present[i] & 1;
-  return count;
-}
-
-/* Linux 6.18 was seen to move a huge page and say EEXIST, where a fault made a table for the target meanwhile (m: one
- * of some 500). What is moved belongs to the caller, so nobody else can have brought it there. */
-static bool is_moved(uintptr_t to, uintptr_t from, uint64_t length) {
-  return count_present(from, length) == 0 && count_present(to, length) == length / um_host_page;
-}
-
 /* EBUSY: a page is pinned by a device, or was a moment ago (O_DIRECT lets go late): tried for a millisecond. What was
  * moved before the failure stays moved: `moved` tells how much, and may be NULL. */
 int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved) {
@@ -181,10 +164,6 @@ int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t
       done += (uint64_t)move.copied;
       since = 0;
       continue;
-    }
-    if (code == EEXIST && done == 0 && is_moved(to, from, length)) {
-      done = length;
-      break;
     }
     uint64_t now = um_now_ns();
     since = since ? since : now;
