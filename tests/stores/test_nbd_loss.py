@@ -530,6 +530,15 @@ def test_write_under_way_that_is_refused_later_is_its_callers_error(
 # Another export
 
 
+def test_export_that_lost_fua_and_never_had_flush_is_an_error(open_store: OpenStore) -> None:
+    with ForgetfulServer(SIZE, flags=HAS_FLAGS | CAN_FUA) as server:
+        store = open_store(server)
+        server.flags = HAS_FLAGS
+        server.crash()
+        with pytest.raises(errors.StoreError, match="can do less"):
+            write(store, 0, A)
+
+
 @pytest.mark.parametrize(
     ("flags", "size", "words"),
     [

@@ -56,7 +56,8 @@ static bool find_change(const um_nbd_store *store, const um_nbd_export *now, cha
   uint32_t needed = 0;
   if (store->store.writable)
     needed = UM_NBD_FLAG_SEND_FLUSH | UM_NBD_FLAG_SEND_TRIM | UM_NBD_FLAG_SEND_WRITE_ZEROES |
-             (store->link_count > 1 ? UM_NBD_FLAG_CAN_MULTI_CONN : 0);
+             (store->link_count > 1 ? UM_NBD_FLAG_CAN_MULTI_CONN : 0) |
+             (was->flags & UM_NBD_FLAG_SEND_FLUSH ? 0 : UM_NBD_FLAG_SEND_FUA);
   if (now->size != was->size)
     snprintf(words, room, "it has %" PRIu64 " bytes, and had %" PRIu64 " when it was opened", now->size, was->size);
   else if (store->store.writable && now->flags & UM_NBD_FLAG_READ_ONLY)
