@@ -315,6 +315,7 @@ void um_memory_unmap(void *address, uint64_t length);
 int um_memory_drop(um_region *r, uintptr_t address, uint64_t length); /* a part of the region */
 /* Between the region and the pool. `moved` bytes stay moved where it fails; may be NULL. */
 int um_memory_move(um_region *r, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved);
+void um_memory_clear_table(uintptr_t chunk); /* of an aligned chunk's length in which nothing is */
 struct iovec;
 uint32_t um_memory_drop_many(um_pager *p, const struct iovec *ranges, uint32_t count); /* how many, maybe none */
 

@@ -40,9 +40,9 @@ static bool moving_is_faster(int uffd) {
     madvise(b, length, MADV_DONTNEED);
     uint64_t copying = elapsed(&at);
     if (code == 0 && um_uffd_register(uffd, (uintptr_t)a, length) == 0) {
-      code = um_uffd_move(uffd, (uintptr_t)b, (uintptr_t)a, length, NULL);
+      code = um_uffd_move(uffd, -1, (uintptr_t)b, (uintptr_t)a, length, NULL);
       if (code == 0)
-        code = um_uffd_move(uffd, (uintptr_t)a, (uintptr_t)b, length, NULL);
+        code = um_uffd_move(uffd, -1, (uintptr_t)a, (uintptr_t)b, length, NULL);
       faster = code == 0 && elapsed(&at) < copying;
     }
   }

@@ -137,8 +137,10 @@ static int make(um_pager *p, uint32_t chunk) {
     else
       code = -errno;
   }
-  if (code == 0 && at != address)
-    code = um_uffd_move(p->uffd, address, at, UM_CHUNK, NULL);
+  if (code == 0 && at != address) {
+    um_memory_clear_table(address);
+    code = um_uffd_move(p->uffd, p->pagemap, address, at, UM_CHUNK, NULL);
+  }
   if (code) {
     um_pool_drop(p, at, UM_CHUNK);
     um_pool_drop(p, address, UM_CHUNK);

@@ -23,11 +23,19 @@ int um_memory_drop(um_region *r, uintptr_t address, uint64_t length) {
   return madvise((void *)address, length, MADV_DONTNEED) ? -errno : 0;
 }
 
+/* A huge page stays one only where its target has no table of small pages, and the fault that waits for it made one.
+ * Linux 6.14 and later give an empty table back; before, the move cuts the page up. */
+void um_memory_clear_table(uintptr_t chunk) {
+  madvise((void *)chunk, UM_CHUNK, MADV_DONTNEED);
+}
+
 int um_memory_move(um_region *r, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved) {
   uint64_t done = 0, more = 0;
-  int code = um_uffd_move(r->pager->uffd, to, from, length, &done);
+  if (length == UM_CHUNK)
+    um_memory_clear_table(to);
+  int code = um_uffd_move(r->pager->uffd, r->pager->pagemap, to, from, length, &done);
   if (code == -EINVAL && unlock(r))
-    code = um_uffd_move(r->pager->uffd, to + done, from + done, length - done, &more);
+    code = um_uffd_move(r->pager->uffd, r->pager->pagemap, to + done, from + done, length - done, &more);
   if (moved)
     *moved = done + more;
   return code;

@@ -148,9 +148,19 @@ int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool p
   return 0;
 }
 
+/* Race: a fault makes a table for the target while a huge page moves there. Linux 6.18 begins again, moves the first so
+ * many pages, forgets to count them, tries them once more, and says EEXIST. A page gone from one side and there on the
+ * other is moved, for nobody else may touch either. */
+static uint64_t moved_uncounted(int pagemap, uintptr_t to, uintptr_t from, uint64_t length) {
+  uint64_t done = 0;
+  while (done < length && !um_uffd_present(pagemap, from + done) && um_uffd_present(pagemap, to + done))
+    done += um_host_page;
+  return done;
+}
+
 /* EBUSY: a page is pinned by a device, or was a moment ago (O_DIRECT lets go late): tried for a millisecond. What was
  * moved before the failure stays moved: `moved` tells how much, and may be NULL. */
-int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved) {
+int um_uffd_move(int fd, int pagemap, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved) {
   uint64_t done = 0, since = 0;
   int code = 0;
   while (done < length) {
@@ -160,8 +170,11 @@ int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t
       break;
     }
     code = errno;
-    if (move.copied > 0) {
-      done += (uint64_t)move.copied;
+    uint64_t more = move.copied > 0  ? (uint64_t)move.copied
+                    : code == EEXIST ? moved_uncounted(pagemap, to + done, from + done, length - done)
+                                     : 0;
+    if (more) {
+      done += more;
       since = 0;
       continue;
     }

@@ -25,8 +25,8 @@ struct uffd_msg {
 
 int um_uffd_open(uint32_t mode, uint32_t *used, uint64_t *features); /* descriptor or -errno */
 int um_uffd_register(int fd, uintptr_t address, uint64_t length);
-int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool protect);  /* does not wake */
-int um_uffd_move(int fd, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved); /* likewise; see uffd.c */
+int um_uffd_copy(int fd, uintptr_t to, const void *from, uint64_t length, bool protect); /* does not wake */
+int um_uffd_move(int fd, int pagemap, uintptr_t to, uintptr_t from, uint64_t length, uint64_t *moved); /* likewise */
 int um_uffd_protect(int fd, uintptr_t address, uint64_t length);
 int um_uffd_unprotect(int fd, uintptr_t address, uint64_t length); /* wakes */
 int um_uffd_wake(int fd, uintptr_t address, uint64_t length);

@@ -1,0 +1,158 @@
+/* Chunks are huge pages and stay so on their way into a region and out again, whatever faults meanwhile. */
+#define _GNU_SOURCE
+#include "rig.h"
+#include "uffd.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#define MIB (1024ull << 10)
+#define SIZE (96 * MIB)
+
+/* Bytes of huge pages in the mappings between two addresses. */
+static uint64_t huge_bytes(uintptr_t from, uintptr_t to) {
+  FILE *file = fopen("/proc/self/smaps", "re");
+  CHECK(file);
+  char line[512];
+  uint64_t start = 0, end = 0, kib, sum = 0;
+  while (fgets(line, sizeof line, file)) {
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2)
+      continue;
+    if (sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1 && start < to && end > from)
+      sum += kib << 10;
+  }
+  fclose(file);
+  return sum;
+}
+
+/* Whether this kernel gives empty tables back, and this machine has huge pages just now. */
+static bool has_huge_pages(void) {
+  struct utsname name;
+  int major = 0, minor = 0;
+  uname(&name);
+  sscanf(name.release, "%d.%d", &major, &minor);
+  if (major < 6 || (major == 6 && minor < 14))
+    return false;
+  char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  madvise(memory, SIZE, MADV_HUGEPAGE);
+  for (uint64_t i = 0; i < SIZE; i += UM_CHUNK)
+    memory[i] = 1;
+  uint64_t huge = huge_bytes((uintptr_t)memory, (uintptr_t)memory + SIZE);
+  munmap(memory, SIZE);
+  return huge >= SIZE - 4 * UM_CHUNK;
+}
+
+static rig_options streaming(bool read_only, uint64_t memory) {
+  return (rig_options){.size = SIZE,
+                       .page_size = 64 << 10,
+                       .memory = memory,
+                       .fillers = 4,
+                       .evictors = 2,
+                       .readahead = true,
+                       .skew = UM_CHUNK,
+                       .read_only = read_only};
+}
+
+static void *read_all(void *rig_) {
+  const rig *r = rig_;
+  for (uint64_t at = 0; at < r->size; at += 4096)
+    CHECK_EQUAL(rig_read(r, at), rig_word(at));
+  return NULL;
+}
+
+static void test_huge_stream_that_reads_maps_huge_pages(void) {
+  rig r;
+  rig_options o = streaming(true, 2 * SIZE);
+  rig_open(&r, &o);
+  if (r.region->moves && has_huge_pages()) {
+    read_all(&r);
+    CHECK(huge_bytes((uintptr_t)r.bytes, (uintptr_t)r.bytes + r.size) >= r.size / 2); /* all but the stream's start */
+  }
+  rig_close(&r);
+  rig_end(&r);
+}
+
+/* A reader of `to`, and a thread that wakes it, so that it faults again and again. */
+typedef struct fault_storm {
+  int uffd;
+  _Atomic(uint64_t *) to;
+  _Atomic bool stop;
+} fault_storm;
+
+static void *read_always(void *storm_) {
+  fault_storm *storm = storm_;
+  while (!atomic_load(&storm->stop))
+    CHECK_EQUAL(__atomic_load_n(atomic_load(&storm->to), __ATOMIC_RELAXED), 7);
+  return NULL;
+}
+
+static void *wake_always(void *storm_) {
+  fault_storm *storm = storm_;
+  while (!atomic_load(&storm->stop))
+    um_uffd_wake(storm->uffd, (uintptr_t)atomic_load(&storm->to), UM_CHUNK);
+  return NULL;
+}
+
+static uint64_t *map_chunk(int uffd, bool huge) {
+  char *memory = um_memory_map(2ull * UM_CHUNK);
+  CHECK(memory);
+  memory = (char *)um_round_up((uintptr_t)memory, UM_CHUNK);
+  if (huge)
+    madvise(memory, UM_CHUNK, MADV_HUGEPAGE);
+  CHECK_EQUAL(um_uffd_register(uffd, (uintptr_t)memory, UM_CHUNK), 0);
+  return (uint64_t *)memory;
+}
+
+/* New memory that begins with 7. */
+static void make_chunk(int uffd, int pagemap, uint64_t *to) {
+  uint64_t *fresh = um_memory_map(2ull * UM_CHUNK), *chunk = (uint64_t *)um_round_up((uintptr_t)fresh, UM_CHUNK);
+  madvise(chunk, UM_CHUNK, MADV_HUGEPAGE);
+  *chunk = 7;
+  for (uint64_t at = 0; at < UM_CHUNK / 8; at += 512)
+    chunk[at] = 7;
+  um_memory_clear_table((uintptr_t)to);
+  CHECK_EQUAL(um_uffd_move(uffd, pagemap, (uintptr_t)to, (uintptr_t)chunk, UM_CHUNK, NULL), 0);
+  um_memory_unmap(fresh, 2ull * UM_CHUNK);
+}
+
+/* Race: a fault makes a table for a chunk that is being moved in. The kernel may say EEXIST of a move that it did;
+ * taken for a failure, the chunk would be copied from where nothing is any more, for ever. */
+static void test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once(void) {
+  uint64_t features = 0;
+  uint32_t used;
+  int uffd = um_uffd_open(0, &used, &features);
+  CHECK(uffd >= 0);
+  if (!(features & UM_UFFD_FEATURE_MOVE)) {
+    close(uffd);
+    return;
+  }
+  uint64_t *chunk = map_chunk(uffd, true), *to = map_chunk(uffd, false);
+  int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  CHECK(pagemap >= 0);
+  fault_storm storm = {.uffd = uffd, .to = to};
+  pthread_t reader = rig_thread(read_always, &storm), waker = rig_thread(wake_always, &storm);
+  for (uint64_t end = now_ns() + 3000000000ull; now_ns() < end;) {
+    make_chunk(uffd, pagemap, chunk);
+    um_memory_clear_table((uintptr_t)to);
+    CHECK_EQUAL(um_uffd_move(uffd, pagemap, (uintptr_t)to, (uintptr_t)chunk, UM_CHUNK, NULL), 0);
+    um_uffd_wake(uffd, (uintptr_t)to, UM_CHUNK);
+    madvise(to, UM_CHUNK, MADV_DONTNEED);
+  }
+  make_chunk(uffd, pagemap, to);
+  atomic_store(&storm.stop, true);
+  um_uffd_wake(uffd, (uintptr_t)to, UM_CHUNK);
+  pthread_join(reader, NULL);
+  pthread_join(waker, NULL);
+  close(pagemap);
+  close(uffd);
+}
+
+int main(void) {
+  watchdog_start(60);
+  RUN(test_huge_stream_that_reads_maps_huge_pages);
+  RUN(test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once);
+  return 0;
+}
