@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from harness.device_limits import DeviceLimits
 from harness.place import Place
 from harness.rounds import Run
 from harness.trial import Trial
+
+
+MEMORY_MIN = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Bench:
     def fast(self) -> Place | None:
         """The fast device; None where it was not asked for."""
         return next((place for place in self.places if place.name == "fast"), None)
+
+    def capped_for(self, times: float) -> Bench:
+        """Returns the same with a limit of which `size` is `times` as much, besides what an interpreter takes."""
+        memory = max(MEMORY_MIN, int(self.size / times) // 4096 * 4096)
+        return dataclasses.replace(self, limit=memory + self.limit - self.memory, memory=memory)
 
     def prepare(
         self,

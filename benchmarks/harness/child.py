@@ -1,7 +1,7 @@
 """The program a contender runs in: `python -m harness.child MODULE FUNCTION ARGUMENTS`, arguments as a JSON object.
 
 Calls the function with a Meter first; what it does within `with meter:` is measured. It returns a dict of figures.
-Prints one line of JSON: the fields of a Sample, or {"not_yet": ...}.
+Prints one line of JSON: fields of a Sample and the peak of its own cgroup, or {"not_yet": ...}.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from harness.cap import read_own_peak
 from harness.errors import NotYetError
 
 
@@ -54,7 +55,8 @@ def main(module: str, name: str, arguments: str) -> None:
     except NotYetError as error:
         print(json.dumps({"not_yet": str(error)}))
         return
-    print(json.dumps(meter.figures | {"values": {key: float(value) for key, value in values.items()}}))
+    found = {key: float(value) for key, value in values.items()}
+    print(json.dumps(meter.figures | {"values": found, "own_peak": read_own_peak()}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Sample:
     """By anybody; None where no device shows."""
     device_bytes_written: int | None = None
     cgroup_peak_bytes: int | None = None
+    cap: str = "none"
+    """What held it to its memory limit, see cap.py."""
     values: dict[str, float] = field(default_factory=dict)
     """What the contender returned."""
 

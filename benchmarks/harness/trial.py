@@ -1,4 +1,4 @@
-"""Runs a contender: in a process of its own, in a fresh memory cgroup, after the page cache was dropped."""
+"""Runs a contender: in a process of its own, under a memory limit of its own, after the page cache was dropped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.cap import Cap, forget_files, open_cap
 from harness.errors import ContenderError, NotYetError
 from harness.place import Place
 from harness.sample import Sample
-from umappy.cli.cgroup import MemoryCgroup, drop_page_cache, open_cgroup
 
 BENCHMARKS = str(Path(__file__).parent.parent)
 TIMEOUT_SECONDS = 900.0
@@ -37,12 +37,12 @@ class Trial:
     expected: dict[str, float] | None = None
 
     def run(self) -> Sample:
-        if not drop_page_cache():
-            raise PermissionError("cannot drop the page cache: run as root")
+        forget_files(self.place and self.place.folder)
         before = self.place and self.place.count_bytes()
-        with open_cgroup(self.limit) as group:
-            figures = self._run_child(group)
-            peak, shared = group.read_peak(), read_shared_memory(group)
+        with open_cap(self.limit) as cap:
+            figures = self._run_child(cap)
+            own_peak = figures.pop("own_peak")
+            peak, shared = cap.read_peak(), cap.read_shared_memory()
         os.sync()
         after = self.place and self.place.count_bytes()
         if shared > SHARED_MEMORY_MAX:
@@ -50,16 +50,22 @@ class Trial:
                 f"{shared} bytes of shared memory were charged to it: the fast device is not set up well"
             )
         moved = (after[0] - before[0], after[1] - before[1]) if before and after else (None, None)
-        sample = Sample(**figures, cgroup_peak_bytes=peak, device_bytes_read=moved[0], device_bytes_written=moved[1])
+        sample = Sample(
+            **figures,
+            device_bytes_read=moved[0],
+            device_bytes_written=moved[1],
+            cgroup_peak_bytes=own_peak if cap.kind == "systemd" else peak,
+            cap=cap.kind,
+        )
         for name, value in (self.expected or {}).items():
             if sample.values[name] != value:
                 raise ContenderError(f"wrong result: {name} is {sample.values[name]!r}, not {value!r}")
         return sample
 
-    def _run_child(self, group: MemoryCgroup) -> dict[str, Any]:
+    def _run_child(self, cap: Cap) -> dict[str, Any]:
         names = (self.function.__module__, self.function.__name__)
         # -P: the umappy that is installed, not the one in the folder we happen to be in.
-        command = group.wrap([sys.executable, "-P", "-m", "harness.child", *names, json.dumps(self.arguments)])
+        command = cap.wrap([sys.executable, "-P", "-m", "harness.child", *names, json.dumps(self.arguments)])
         environment = os.environ | {"PYTHONPATH": BENCHMARKS}
         with subprocess.Popen(
             command,
@@ -83,9 +89,3 @@ class Trial:
         if "not_yet" in figures:
             raise NotYetError(figures["not_yet"])
         return figures
-
-
-def read_shared_memory(group: MemoryCgroup) -> int:
-    """Returns the bytes of tmpfs that are charged to the cgroup."""
-    rows = (line.split() for line in (group.folder / "memory.stat").read_text().splitlines())
-    return sum(int(row[1]) for row in rows if row[0] == "shmem")
