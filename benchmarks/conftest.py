@@ -31,7 +31,7 @@ from umappy.sizes import parse_size
 
 PEERS = ("numpy", "blosc2", "zarr", "h5py", "hdf5plugin", "duckdb", "polars", "zstandard")
 LEDGER = pytest.StashKey[Ledger]()
-BENCH = pytest.StashKey[Bench]()
+SETTINGS = pytest.StashKey[dict[str, Any]]()
 # Of a cgroup, for the interpreter, numpy, and the page cache of their files.
 OTHER_BYTES = 128 << 20
 
@@ -129,8 +129,9 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
             places.append(Place(name, folder))
         rounds = config.getoption("--rounds") or scale.rounds
         memory = scale.limit - OTHER_BYTES
-        config.stash[BENCH] = Bench(scale.size, scale.limit, memory, rounds, scale.reads, tuple(places), limits)
-        yield config.stash[BENCH]
+        described = {place.name: place.describe() for place in places}
+        config.stash[SETTINGS] = {"scale": asdict(scale), "rounds": rounds, "places": described}
+        yield Bench(scale.size, scale.limit, memory, rounds, scale.reads, tuple(places), limits)
 
 
 @pytest.fixture
@@ -155,12 +156,4 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    bench = config.stash.get(BENCH, None)
-    output_json["umappy"] = {
-        "scale": asdict(get_scale(config)),
-        "rounds": bench.rounds if bench else None,
-        "places": {place.name: place.describe() for place in bench.places} if bench else {},
-        "problems": config.stash[LEDGER].problems,
-    }
-
-
+    output_json["umappy"] = config.stash.get(SETTINGS, {}) | {"problems": config.stash[LEDGER].problems}
