@@ -10,6 +10,7 @@ STRESS_SECONDS ?= 600
 DEMO ?=
 PYTEST ?=
 BENCH ?=
+COMPARE ?=
 
 PIP_INSTALL = bin/python -m pip --disable-pip-version-check install --quiet
 ENGINE := umappy/engine/build.py $(wildcard umappy/engine/*.c umappy/engine/*.h)
@@ -17,7 +18,7 @@ PACKAGING := pyproject.toml setup.py setup.cfg MANIFEST.in
 PYTHON_SOURCES := $(shell find umappy -name '*.py' -o -name '*.pyi')
 C_SOURCES := $(wildcard umappy/engine/*.[ch] tests/engine/*.[ch] tests/crash/*.[ch])
 
-.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench-sort bench-targets bench-zstd bench-nbd packages clean
+.PHONY: help demo test lint format test-engine test-engine-asan test-engine-tsan test-python test-python-copy test-crash crash fuzz ceph stress nbd-loss bench bench-full bench-publish bench-compare bench-sort bench-targets bench-zstd bench-nbd packages clean
 
 help:
 	@echo 'make demo              sort a file larger than memory through a small budget  (DEMO="--size 8GiB --memory 1GiB")'
@@ -31,6 +32,10 @@ help:
 	@echo 'make ceph              the tests of stores over Ceph RBD: starts a cluster of one   (PYTEST="-k disk")'
 	@echo 'make stress            the stress tests at their nightly length                (STRESS_SECONDS=600)'
 	@echo 'make nbd-loss          NBD servers killed and stopped under a store, for long    (NBD_LOSS_SECONDS=600)'
+	@echo 'make bench             umappy beside its peers, in minutes; tables, and plots in bench-report/   (BENCH="-k random")'
+	@echo 'make bench-full        the same with more data, up to an hour'
+	@echo 'make bench-publish     docs/performance.md and the table of the README, from JSON=bench-full.json'
+	@echo 'make bench-compare     what became slower beside its peers                  (BASE=old.json COMPARE="--tolerance 0.4")'
 	@echo 'make bench-sort        sorting against np.memmap under one memory limit        (BENCH="--rounds 5")'
 	@echo 'make bench-targets     all speed targets against their peers      (BENCH="--rows sequential,take --quick")'
 	@echo 'make bench-zstd        compressed files against blosc2, zarr, h5py and zstd      (BENCH="--rows random --quick")'
@@ -89,6 +94,27 @@ test-python-copy: .venv-test/installed
 ceph: .venv-test/installed
 	tests/ceph/run .venv-test/bin/pytest -o 'pythonpath=tests/helpers .' -o faulthandler_timeout=300 tests/ceph $(PYTEST)
 
+# What pytest collects of benchmarks/ (root, else nothing is capped): the JSON, tables here, the page with its plots in
+# bench-report/. A benchmark that fails is told after them.
+BENCH_PYTEST = .venv/bin/pytest benchmarks -o faulthandler_timeout=0 -W default --benchmark-quiet
+bench: .venv/bench-installed
+	$(BENCH_PYTEST) --scale quick --benchmark-json=bench.json $(BENCH); status=$$?; \
+	  .venv/bin/python benchmarks/publish.py bench.json --docs bench-report && exit $$status
+
+bench-full: .venv/bench-installed
+	$(BENCH_PYTEST) --scale full --benchmark-json=bench-full.json $(BENCH); status=$$?; \
+	  .venv/bin/python benchmarks/publish.py bench-full.json --docs bench-report && exit $$status
+
+JSON ?= bench-full.json
+bench-publish: .venv/bench-installed
+	.venv/bin/python benchmarks/publish.py $(JSON) --docs docs --readme README.md
+
+BASE ?=
+NOW ?= bench.json
+bench-compare: .venv/installed
+	@test -n "$(BASE)" || { echo 'name the JSON of before: make bench-compare BASE=old.json' >&2; exit 2; }
+	.venv/bin/python benchmarks/compare.py $(BASE) $(NOW) $(COMPARE)
+
 # Sorts 2 GiB in a cgroup of 512 MiB, beside np.memmap, on a device that repeats (root).
 bench-sort: .venv/installed
 	.venv/bin/python benchmarks/sort_vs_memmap.py $(BENCH)
@@ -98,9 +124,7 @@ bench-targets: .venv/installed
 	.venv/bin/python benchmarks/targets.py $(BENCH)
 
 # Compressed files and their targets, against peers that only this needs (root).
-bench-zstd: .venv/installed
-	.venv/$(PIP_INSTALL) '.[bench]'
-	rm -rf build
+bench-zstd: .venv/bench-installed
 	.venv/bin/python benchmarks/zstd.py $(BENCH)
 
 # An NBD server, against libnbd and nbdcopy (root).
@@ -131,6 +155,11 @@ packages:
 .venv/installed: $(PACKAGING) $(ENGINE) $(PYTHON_SOURCES) | .venv/made
 	rm -rf build
 	.venv/$(PIP_INSTALL) '.[cli]'
+	rm -rf build
+	touch $@
+
+.venv/bench-installed: .venv/installed
+	.venv/$(PIP_INSTALL) '.[bench]'
 	rm -rf build
 	touch $@
 

@@ -36,6 +36,9 @@ def main() -> int:
             update_readme(arguments.readme, findings)
         if arguments.docs:
             write_docs(findings, arguments.docs)
+    except ModuleNotFoundError as error:
+        print(f"plots take matplotlib: pip install 'umappy[plot]' ({error})", file=sys.stderr)
+        return 2
     except (FindingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

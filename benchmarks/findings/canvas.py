@@ -9,7 +9,7 @@ from typing import Any
 
 # As wide as a README shows it; the type must be readable there.
 WIDTH, HEIGHT, DPI = 8.4, 4.6, 110
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.spines.top": False,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from findings.model import Findings, Key, is_ours
 from findings.ratios import Ratios, divide
 from findings.read import FindingsError
-from findings.tables import Table, format_axis
-from findings.units import describe_axis_name, format_ratio, format_spread
+from findings.tables import Table, describe_comparison
+from findings.units import format_ratio, format_spread
 
 TOLERANCE = 0.25
 HEADER = ("comparison", "against", "before", "spread", "now", "spread", "slower by")
@@ -76,8 +76,7 @@ def _collect(findings: Findings) -> Mapping[Pair, Ratios]:
 def describe_pair(pair: Pair) -> tuple[str, str]:
     """Returns the comparison, and who against whom."""
     key, ours, theirs = pair
-    axis = [f"{describe_axis_name(name)} {value}" for name, value in zip(key.axis_names, format_axis(key), strict=True)]
-    return ", ".join([key.subject, *axis, *([key.device] if key.device else [])]), f"{theirs} / {ours}"
+    return ", ".join([describe_comparison(key), *([key.device] if key.device else [])]), f"{theirs} / {ours}"
 
 
 def make_change_table(changes: tuple[Change, ...]) -> Table:

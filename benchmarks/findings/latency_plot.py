@@ -1,4 +1,7 @@
-"""How long the items of a subject took: the latencies below which so many of them lie."""
+"""How long the items of a subject took: the latencies below which so many of them lie.
+
+They are values "p50", "p99.9", "max" and the like, in microseconds unless the name ends in a unit ("p50_seconds").
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from findings.units import format_seconds
 
 PERCENTILE = re.compile(r"p(?P<number>[0-9]+(?:[._][0-9]+)?)(?:_(?P<unit>seconds|us|ns))?$")
 MAX = re.compile(r"max(?:_(?P<unit>seconds|us|ns))?$")
-FACTORS = {None: 1.0, "seconds": 1.0, "us": 1e-6, "ns": 1e-9}
+FACTORS = {None: 1e-6, "seconds": 1.0, "us": 1e-6, "ns": 1e-9}
 TICKS = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 MAX_PLACE = 0.9999
 """Where the slowest of all lies: above every percentile that is measured."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from findings.costs import describe_rate
 from findings.model import Findings, is_peer
 from findings.ratios import Ratios, find_losses
-from findings.tables import Table, format_axis
-from findings.units import NONE, describe_axis_name, format_ratio, format_spread
+from findings.tables import Table, describe_comparison
+from findings.units import NONE, format_ratio, format_spread
 
 HEADER = ("subject", "device", "peer", "peer's rate", "umappy's rate", "time / umappy's", "spread")
 
@@ -18,12 +18,8 @@ def make_loss_table(findings: Findings, *, of_peers: bool) -> Table:
 
 
 def _make_row(loss: Ratios) -> tuple[str, ...]:
-    axis = [
-        f"{describe_axis_name(name)} {value}"
-        for name, value in zip(loss.key.axis_names, format_axis(loss.key), strict=True)
-    ]
     return (
-        ", ".join([loss.key.subject, *axis]),
+        describe_comparison(loss.key),
         loss.key.device or NONE,
         loss.theirs.contender,
         describe_rate(loss.theirs),

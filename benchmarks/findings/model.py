@@ -85,10 +85,9 @@ class Findings:
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        names = (
-            each.contender for comparison in self.comparisons for each in (*comparison.entries, *comparison.problems)
-        )
-        return tuple(sorted(set(names)))
+        names = {entry.contender for comparison in self.comparisons for entry in comparison.entries}
+        names |= {problem.contender for comparison in self.comparisons for problem in comparison.problems}
+        return tuple(sorted(names))
 
 
 def is_ours(contender: str) -> bool:

@@ -19,7 +19,7 @@ INTRODUCTION = """\
 # Performance
 
 umappy beside its peers, in the same run and under the same memory limit. `make bench` measures the small sizes in
-minutes, `make bench-full` what stands here.
+minutes, `make bench-full` larger ones in an hour.
 """
 METHOD = """\
 ## How it was measured

@@ -1,4 +1,4 @@
-"""Contenders against umappy: the ratios of their times, round by round."""
+"""Contenders against umappy: the ratios of their times for the same work, round by round."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from findings.model import Comparison, Entry, Findings, Key, is_ours, is_peer
 
 @dataclass(frozen=True)
 class Ratios:
-    """How many times as long as `ours` a contender took, a ratio for each round; below 1 it is the faster one."""
+    """How many times as long as `ours` a contender took for the same work; below 1 it is the faster one."""
 
     ours: Entry
     theirs: Entry
     each: tuple[float, ...]
+    """A ratio a round."""
 
     @property
     def key(self) -> Key:
@@ -34,11 +35,14 @@ class Ratios:
 
 
 def divide(theirs: Entry, ours: Entry) -> Ratios | None:
-    """None where they cannot be compared: something took no time, or they did not run in the same rounds."""
-    if len(theirs.seconds) != len(ours.seconds) or min(*ours.seconds, *theirs.seconds) <= 0:
+    """None where they cannot be compared: something took no time, or they counted different work or rounds."""
+    their_work, our_work = theirs.bytes or theirs.items or 1, ours.bytes or ours.items or 1
+    is_same = bool(theirs.bytes) == bool(ours.bytes) and len(theirs.seconds) == len(ours.seconds)
+    if not is_same or min(*ours.seconds, *theirs.seconds) <= 0:
         return None
-    each = tuple(their / our for their, our in zip(theirs.seconds, ours.seconds, strict=True))
-    return Ratios(ours, theirs, each)
+    pairs = zip(theirs.seconds, ours.seconds, strict=True)
+    # A slow contender may do less of it.
+    return Ratios(ours, theirs, tuple((their / their_work) / (our / our_work) for their, our in pairs))
 
 
 def compare_to_ours(comparison: Comparison) -> dict[str, Ratios]:

@@ -42,7 +42,7 @@ def parse_findings(document: dict[str, Any]) -> Findings:
         Problem(_parse_key(problem), problem["contender"], " ".join(problem["reason"].split()))
         for problem in settings["problems"]
     ]
-    keys = dict.fromkeys(each.key for each in (*entries, *problems))
+    keys = dict.fromkeys([*(entry.key for entry in entries), *(problem.key for problem in problems)])
     comparisons = tuple(
         Comparison(
             key,

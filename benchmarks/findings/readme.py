@@ -11,6 +11,8 @@ from findings.read import FindingsError
 
 BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
 
+LINK = "All that was measured, plots, and where peers win: [docs/performance.md](docs/performance.md)."
+
 
 def update_readme(path: Path, findings: Findings) -> None:
     """Replaces what lies between the markers; FindingsError, and the file as it was, where that cannot be done."""
@@ -37,4 +39,4 @@ def format_readme(findings: Findings) -> str | None:
     how = f"`make bench{'-full' if findings.scale.get('name') == 'full' else ''}`"
     uncapped = ", without a memory limit" if machine.get("cap") == "none" else ""
     lines = f"Measured {machine['time'][:10]} by {how} on a machine of {where}{uncapped}.\n{COLUMNS_NOTE}\n"
-    return f"{lines}\n{table.format_markdown()}"
+    return f"{lines}\n{table.format_markdown()}\n{LINK}\n"

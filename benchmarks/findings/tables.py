@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from findings import costs
-from findings.model import OURS, Comparison, Entry, Findings, Key, Problem, is_ceiling, is_ours
+from findings.model import OURS, Comparison, Entry, Findings, Key, is_ceiling, is_ours
 from findings.ratios import Ratios, compare_to_ours
 from findings.units import NONE, describe_axis_name, format_axis_value, format_ratio, format_spread
 from umappy.sizes import format_size
@@ -45,8 +45,10 @@ def describe_axes(names: Sequence[str]) -> str:
     return " and ".join(map(describe_axis_name, names))
 
 
-def format_axis(key: Key) -> list[str]:
-    return [format_axis_value(name, value) for name, value in key.axis]
+def describe_comparison(key: Key) -> str:
+    """Returns the subject, and where along its axes; not the device."""
+    axis = (f"{describe_axis_name(name)} {format_axis_value(name, value)}" for name, value in key.axis)
+    return ", ".join([key.subject, *axis])
 
 
 def _make_table(comparisons: list[Comparison]) -> Table:
@@ -77,18 +79,18 @@ def _make_rows(comparison: Comparison, has_limits: bool) -> list[tuple[str, ...]
         found = ratios.get(name)
         return is_ceiling(name), name != OURS, not is_ours(name), found.median if found else 0.0
 
-    def begin(each: Entry | Problem, name: str) -> list[str]:
-        return [name, comparison.key.device or NONE, *format_axis(comparison.key)]
+    def begin(name: str) -> list[str]:
+        return [name, comparison.key.device or NONE, *(format_axis_value(*pair) for pair in comparison.key.axis)]
 
     rows = []
     for entry in sorted(comparison.entries, key=rank):
         name = entry.contender + (" (uncapped)" if entry.cap == "none" and not is_ceiling(entry.contender) else "")
         limit = [format_size(entry.limit)] if has_limits else []
-        rows.append((*begin(entry, name), *limit, *_describe_costs(entry, ratios.get(entry.contender))))
+        rows.append((*begin(name), *limit, *_describe_costs(entry, ratios.get(entry.contender))))
     for problem in comparison.problems:
         limit = [NONE] if has_limits else []
         blanks = [NONE] * (len(COSTS) - 1)
-        rows.append((*begin(problem, problem.contender), *limit, shorten(problem.reason), *blanks))
+        rows.append((*begin(problem.contender), *limit, shorten(problem.reason), *blanks))
     return rows
 
 
