@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from findings import canvas
-from findings.costs import compute_rate
-from findings.model import AxisValue, Comparison, Entry, Findings
-from findings.style import Wardrobe
+from findings.measures import Measure
+from findings.model import AxisValue, Comparison, Findings, is_ceiling
+from findings.style import Look, Wardrobe
 from findings.units import describe_axis_name, format_axis_value, format_number, locate
 
 # Below this, differences are plainer from zero on; above it, small values would lie on the ground.
 LINEAR_SPAN = 12
 MARGIN = 0.04
-MEMORY_VALUE = "bytes_per_page"
+FAR = 8
+CROSS_GAP = 0.05
+GAVE_UP = "\u00d7"
 
-
-@dataclass(frozen=True)
-class Measure:
-    """What is plotted upward. `collect` returns a figure a round, none where the entry has not got it."""
-
-    name: str
-    label: str
-    collect: Callable[[Entry], Sequence[float]]
-
-
-def choose_measures(entries: Sequence[Entry], axis: str) -> list[Measure]:
-    """Returns what to show of these: the time or the rate, and memory for each page where it was measured."""
-    if entries[0].bytes and not (axis == "size" and "sort" in entries[0].key.subject):
-        main = Measure("", "GB/s  (more is better)", _collect_rates)
-    elif entries[0].items and not entries[0].bytes:
-        main = Measure("", "us for each item  (less is better)", lambda entry: [x * 1e6 for x in _collect_rates(entry)])
-    else:
-        main = Measure("", "seconds  (less is better)", lambda entry: entry.seconds)
-    names = sorted({name for entry in entries for name in entry.values if name.endswith(MEMORY_VALUE)})
-    return [main, *(_make_memory_measure(name) for name in names)]
-
-
-def _collect_rates(entry: Entry) -> list[float]:
-    return [compute_rate(entry, seconds) for seconds in entry.seconds]
-
-
-def _make_memory_measure(name: str) -> Measure:
-    def collect(entry: Entry) -> list[float]:
-        return [value for value in entry.values.get(name, ()) if value is not None]
-
-    return Measure(name, f"{name.replace('_', ' ')}  (less is better)", collect)
+Line = Sequence[tuple[float, Sequence[float]]]
+"""Where, ascending, and a figure a round."""
 
 
 def plot_axis(
@@ -58,39 +30,78 @@ def plot_axis(
     """Plots comparisons that differ in `axis` only; None where no contender has two points."""
     values = [dict(comparison.key.axis)[axis] for comparison in comparisons]
     points = _place(values)
-    lines = _collect_lines(comparisons, points, measure)
+    every = _collect_lines(comparisons, points, measure)
+    lines = {name: line for name, line in every.items() if not _is_far(name, every)}
     if not any(len(line) > 1 for line in lines.values()):
         return None
     axes = canvas.make_axes(title, describe_axis_name(axis), measure.label)
     wardrobe = Wardrobe(findings.contenders)
-    _set_scales(axes, axis, dict(zip(points, values, strict=True)), lines)
+    crosses = max(len(comparison.problems) for comparison in comparisons)
+    _set_scales(axes, axis, dict(zip(points, values, strict=True)), lines, crosses)
     for contender, line in lines.items():
-        look = wardrobe.dress(contender)
-        medians = [statistics.median(figures) for _, figures in line]
-        errors = [
-            [median - min(figures) for median, (_, figures) in zip(medians, line, strict=True)],
-            [max(figures) - median for median, (_, figures) in zip(medians, line, strict=True)],
-        ]
-        axes.errorbar(
-            [x for x, _ in line],
-            medians,
-            yerr=errors,
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dash,
-            linewidth=look.width,
-            elinewidth=1,
-            markersize=6,
-            zorder=look.order,
-        )
-    ends = [(statistics.median(line[-1][1]), name, wardrobe.dress(name).colour) for name, line in lines.items()]
+        _draw_line(axes, wardrobe.dress(contender), line)
     reasons = _mark_problems(axes, wardrobe, comparisons, points)
-    gone = sorted({problem.contender for each in comparisons for problem in each.problems} - lines.keys())
-    low = axes.get_ylim()[0]
-    canvas.label_lines(axes, [*ends, *((low, name, wardrobe.dress(name).colour) for name in gone)])
-    if reasons:
-        axes.figure.text(0.01, -0.01, f"\u00d7  {'; '.join(reasons)}", fontsize=9, color="#444444", va="top")
+    notes = [f"{GAVE_UP} {'; '.join(reasons)}"] if reasons else []
+    for name in every.keys() - lines.keys():
+        low, high = (format_number(limit) for limit in _find_limits([every[name]]))
+        notes.append(f"off the scale: {name}, {low} to {high}")
+    if notes:
+        axes.figure.supxlabel("    ".join(sorted(notes)), fontsize=9, color="#444444", x=0.01, ha="left")
+    canvas.label_lines(axes, _find_ends(axes, wardrobe, comparisons, lines, max(points), every.keys() - lines.keys()))
     return canvas.save(axes, path, title)
+
+
+def _draw_line(axes: Any, look: Look, line: Line) -> None:
+    medians = [statistics.median(figures) for _, figures in line]
+    errors = [
+        [median - min(figures) for median, (_, figures) in zip(medians, line, strict=True)],
+        [max(figures) - median for median, (_, figures) in zip(medians, line, strict=True)],
+    ]
+    axes.errorbar(
+        [x for x, _ in line],
+        medians,
+        yerr=errors,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dash,
+        linewidth=look.width,
+        elinewidth=1,
+        markersize=6,
+        zorder=look.order,
+    )
+
+
+def _find_ends(
+    axes: Any,
+    wardrobe: Wardrobe,
+    comparisons: Sequence[Comparison],
+    lines: Mapping[str, Line],
+    last: float,
+    unseen: Set[str],
+) -> list[tuple[float, str, str]]:
+    """Returns for each name to be shown (y, label, colour): the names of those that gave up, too."""
+    losers = {problem.contender for comparison in comparisons for problem in comparison.problems} - unseen
+    ends = []
+    for name in [*lines, *sorted(losers - lines.keys())]:
+        line = lines.get(name)
+        y = statistics.median(line[-1][1]) if line else axes.get_ylim()[0]
+        has_ended = name in losers and (line is None or line[-1][0] < last)
+        ends.append((y, f"{name} {GAVE_UP}" if has_ended else name, wardrobe.dress(name).colour))
+    return ends
+
+
+def _find_limits(lines: Iterable[Line]) -> tuple[float, float]:
+    figures = [figure for line in lines for _, each in line for figure in each]
+    return min(figures), max(figures)
+
+
+def _is_far(name: str, lines: Mapping[str, Line]) -> bool:
+    """Whether a ceiling is so far from everybody else that they could not be told apart beside it."""
+    others = [line for other, line in lines.items() if not is_ceiling(other)]
+    if not is_ceiling(name) or not others:
+        return False
+    (low, high), (others_low, others_high) = _find_limits([lines[name]]), _find_limits(others)
+    return low > FAR * others_high or high * FAR < others_low
 
 
 def _place(values: Sequence[AxisValue]) -> list[float]:
@@ -100,21 +111,19 @@ def _place(values: Sequence[AxisValue]) -> list[float]:
     return [place for place in found if place is not None]
 
 
-def _collect_lines(
-    comparisons: Sequence[Comparison], points: Sequence[float], measure: Measure
-) -> dict[str, list[tuple[float, Sequence[float]]]]:
-    """Returns by contender its points: where, and a figure a round."""
+def _collect_lines(comparisons: Sequence[Comparison], points: Sequence[float], measure: Measure) -> dict[str, Line]:
     lines: dict[str, list[tuple[float, Sequence[float]]]] = {}
     for x, comparison in sorted(zip(points, comparisons, strict=True), key=lambda pair: pair[0]):
         for entry in comparison.entries:
             if figures := measure.collect(entry):
                 lines.setdefault(entry.contender, []).append((x, figures))
-    return lines
+    return {name: tuple(line) for name, line in lines.items()}
 
 
 def _set_scales(
-    axes: Any, axis: str, ticks: dict[float, AxisValue], lines: dict[str, list[tuple[float, Sequence[float]]]]
+    axes: Any, axis: str, ticks: Mapping[float, AxisValue], lines: Mapping[str, Line], crosses: int
 ) -> None:
+    """Leaves room on the ground for so many crosses side by side."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     points = sorted(ticks)
@@ -127,18 +136,16 @@ def _set_scales(
         axes.set_xlim(points[0] - room, points[-1] + room)
     axes.set_xticks(points, [format_axis_value(axis, ticks[point]) for point in points])
     axes.xaxis.set_minor_locator(NullLocator())
-    figures = [figure for line in lines.values() for _, each in line for figure in each]
-    if min(figures) > 0 and max(figures) / min(figures) > LINEAR_SPAN:
+    low, high = _find_limits(lines.values())
+    if low > 0 and high / low > LINEAR_SPAN:
+        room = (high / low) ** (CROSS_GAP * crosses)
         axes.set_yscale("log")
-        axes.set_ylim(min(figures) / 1.4, max(figures) * 1.4)
-        decades = max(figures) / min(figures)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1000 else (1,)))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{float(format_number(value).replace(',', '')):,g}")
-        )
+        axes.set_ylim(low / 1.4 / room, high * 1.4)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(min(0.0, min(figures)), max(figures) * 1.08 or 1.0)
+        axes.set_ylim(min(0.0, low), high * 1.08 or 1.0)
 
 
 def _mark_problems(
@@ -151,7 +158,7 @@ def _mark_problems(
             look = wardrobe.dress(problem.contender)
             axes.plot(
                 [x],
-                [0.02 + 0.05 * i],
+                [0.02 + CROSS_GAP * i],
                 transform=axes.get_xaxis_transform(),
                 marker="X",
                 markersize=9,

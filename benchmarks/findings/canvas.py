@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from findings.model import OURS
+
 # As wide as a README shows it; the type must be readable there.
 WIDTH, HEIGHT, DPI = 8.4, 4.6, 110
 STYLE: Any = {
@@ -74,7 +76,7 @@ def label_lines(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
             va="center",
             color=colour,
             fontsize=10,
-            fontweight="bold" if name == "umappy" else "normal",
+            fontweight="bold" if name == OURS else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 0},
             annotation_clip=False,
         )
@@ -88,9 +90,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
         while len(clusters) > 1 and _top(clusters[-2], gap) + gap > _bottom(clusters[-1], gap):
             last = clusters.pop()
             clusters[-1] += last
-    places = [
-        _bottom(cluster, gap) + gap * i for cluster in clusters for i in range(len(cluster))
-    ]  # fmt: skip
+    places = [_bottom(cluster, gap) + gap * i for cluster in clusters for i in range(len(cluster))]
     over = max(0.0, places[-1] - 1)
     return [place - over * (place / places[-1] if over else 0) for place in places]
 

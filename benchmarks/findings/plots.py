@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from findings.axis_plot import choose_measures, plot_axis
+from findings.axis_plot import plot_axis
 from findings.canvas import Plot
 from findings.latency_plot import has_latencies, plot_latencies
+from findings.measures import choose_measures
 from findings.model import AxisValue, Comparison, Findings, Key
+from findings.tables import title_along
 from findings.units import describe_axis_name, format_axis_value
 
 Fixed = tuple[tuple[str, AxisValue], ...]
@@ -24,7 +26,7 @@ def write_plots(findings: Findings, folder: Path) -> dict[str, list[Plot]]:
         entries = [entry for comparison in comparisons for entry in comparison.entries]
         for measure in choose_measures(entries, axis) if entries else []:
             what = [describe_axis_name(measure.name)] if measure.name else []
-            title = _make_title(key, f"{key.subject} by {describe_axis_name(axis)}", what, fixed)
+            title = _make_title(key, title_along(key.subject, [axis]), what, fixed)
             path = folder / f"{make_name(title)}.png"
             if plot := plot_axis(findings, comparisons, axis, measure, title, path):
                 plots[key.subject].append(plot)

@@ -41,8 +41,10 @@ def make_tables(findings: Findings, subject: str) -> list[Table]:
     return [_make_table([each for each in comparisons if each.key.axis_names == names]) for names in axes]
 
 
-def describe_axes(names: Sequence[str]) -> str:
-    return " and ".join(map(describe_axis_name, names))
+def title_along(subject: str, axes: Sequence[str]) -> str:
+    """Returns "SUBJECT by AXIS"; the subject alone where it says so itself."""
+    names = " and ".join(map(describe_axis_name, axes))
+    return subject if not axes or subject.endswith(names) else f"{subject} by {names}"
 
 
 def describe_comparison(key: Key) -> str:
@@ -67,7 +69,7 @@ def _make_table(comparisons: list[Comparison]) -> Table:
     notes = list(dict.fromkeys(f"{entry.contender}: {entry.note}" for entry in entries if entry.note))
     if len(limits) == 1:
         notes.insert(0, f"Memory limit: {format_size(*limits)}.")
-    title = key.subject + (f" by {describe_axes(key.axis_names)}" if key.axis else "")
+    title = title_along(key.subject, key.axis_names)
     return Table(title, tuple(header), tuple(rows), tuple(notes))
 
 
