@@ -13,6 +13,7 @@ from findings.units import format_ratio, format_spread
 
 HEADER = ("", "umappy", "fastest peer", "peer's time / umappy's", "spread")
 NOTE_LENGTH = 30
+VARIED = r"threads|fillers|page size|region|growth"
 STORES = r"zstd|nbd|network"
 
 
@@ -21,24 +22,27 @@ class Headline:
     """A row: the comparison whose subject or axis matches `pattern`, and not `without`."""
 
     pattern: str
-    without: str = STORES
+    without: str
 
     def matches(self, comparison: Comparison) -> bool:
         text = describe_comparison(comparison.key)
-        return bool(re.search(self.pattern, text, re.IGNORECASE) and not re.search(self.without, text, re.IGNORECASE))
+        return bool(
+            re.search(self.pattern, text, re.IGNORECASE)
+            and not re.search(f"{VARIED}|{self.without}", text, re.IGNORECASE)
+        )
 
 
 HEADLINES = (
-    Headline(r"sequential"),
+    Headline(r"sequential", STORES),
     Headline(r"random", rf"{STORES}|take|gather|write"),
-    Headline(r"\btake|gather"),
-    Headline(r"\+=|update"),
-    Headline(r"loop"),
-    Headline(r"sort"),
+    Headline(r"\btake|gather", STORES),
+    Headline(r"\+=|update", STORES),
+    Headline(r"loop", STORES),
+    Headline(r"sort", STORES),
     Headline(r"zstd.*(sequential|sum)", r"nbd|network|write"),
     Headline(r"zstd.*random", r"nbd|network|write"),
     Headline(r"network|nbd", r"zstd"),
-    Headline(r"fault"),
+    Headline(r"fault", STORES),
 )
 
 
@@ -54,9 +58,9 @@ def make_headlines(findings: Findings) -> Table | None:
 
 def _choose(comparisons: list[Comparison]) -> Comparison:
     """Returns one of the first subject: on the fast device, without an axis, or at the end of it: of the most data."""
-    of_subject = [each for each in comparisons if each.key.subject == comparisons[0].key.subject]
-    best = min(map(_rank, of_subject))
-    return [each for each in of_subject if _rank(each) == best][-1]
+    best = min(map(_rank, comparisons))
+    found = [each for each in comparisons if _rank(each) == best]
+    return [each for each in found if each.key.subject == found[0].key.subject][-1]
 
 
 def _rank(comparison: Comparison) -> tuple[bool, int]:

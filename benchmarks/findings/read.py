@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from findings.model import Comparison, Entry, Findings, Key, Problem
+from findings.model import AxisValue, Comparison, Entry, Findings, Key, Problem
 
 RERUN = "write one with `make bench`, or with pytest's --benchmark-json over benchmarks/bench_*.py"
+UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 class FindingsError(Exception):
@@ -58,7 +59,16 @@ def parse_findings(document: dict[str, Any]) -> Findings:
 
 
 def _parse_key(what: dict[str, Any]) -> Key:
-    return Key(what["subject"], what["device"], tuple(sorted(what["axis"].items())))
+    axis = (_parse_axis(name, value) for name, value in what["axis"].items())
+    return Key(what["subject"], what["device"], tuple(sorted(axis)))
+
+
+def _parse_axis(name: str, value: AxisValue) -> tuple[str, AxisValue]:
+    """Returns "size_gib" as "size", in bytes."""
+    base, _, unit = name.rpartition("_")
+    if unit in UNITS and base and not isinstance(value, str):
+        return base, value * UNITS[unit]
+    return name, value
 
 
 def _parse_entry(benchmark: dict[str, Any]) -> Entry:

@@ -67,5 +67,5 @@ class Wardrobe:
 
 def find_family(contender: str) -> str:
     """Returns how the name begins: one of COLOURS, else its first word."""
-    known = [name for name in COLOURS if contender.startswith(name)]
+    known = [name for name in COLOURS if contender.lower().startswith(name.lower())]
     return max(known, key=len) if known else contender.split()[0]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MIB = 1 << 20
 MACHINE = {
     "time": "2026-11-20T10:00:00+0000",
@@ -91,3 +95,13 @@ def write_document(path: Path, entries: Sequence[dict[str, Any]], *more: Any, **
     """Writes what `make_document` returns; returns `path`."""
     path.write_text(json.dumps(make_document(entries, *more, **options)))
     return path
+
+
+def run_program(name: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program of benchmarks/ as a user would."""
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / name, *arguments],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS)} | environment,
+        capture_output=True,
+        text=True,
+    )
