@@ -59,7 +59,9 @@ def print_tables(findings: Findings) -> None:
     for subject in findings.subjects:
         for table in make_tables(findings, subject):
             print_table(table.title, table.header, table.rows)
-            print(*table.notes, sep="\n", end="\n\n")
+            for note in table.notes:
+                print(note)
+            print()
     losses = make_loss_table(findings, of_peers=True)
     if losses.rows:
         print_table(losses.title, losses.header, losses.rows)

@@ -13,8 +13,10 @@ from findings.units import format_ratio, format_spread
 
 HEADER = ("", "umappy", "fastest peer", "peer's time / umappy's", "spread")
 NOTE_LENGTH = 30
-VARIED = r"threads|fillers|page size|region|growth"
-STORES = r"zstd|nbd|network"
+VARIED = r"threads|fillers|page size|region|growth|address space"
+COMPRESSED = r"zstd|compress"
+NETWORK = r"network|nbd"
+STORES = f"{COMPRESSED}|{NETWORK}"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ HEADLINES = (
     Headline(r"\+=|update", STORES),
     Headline(r"loop", STORES),
     Headline(r"sort", STORES),
-    Headline(r"zstd.*(sequential|sum)", r"nbd|network|write"),
-    Headline(r"zstd.*random", r"nbd|network|write"),
-    Headline(r"network|nbd", r"zstd"),
+    Headline(rf"(?=.*({COMPRESSED})).*(sequential|sum)", rf"{NETWORK}|write"),
+    Headline(rf"(?=.*({COMPRESSED})).*random", rf"{NETWORK}|write"),
+    Headline(NETWORK, COMPRESSED),
     Headline(r"fault", STORES),
 )
 

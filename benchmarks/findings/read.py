@@ -64,10 +64,10 @@ def _parse_key(what: dict[str, Any]) -> Key:
 
 
 def _parse_axis(name: str, value: AxisValue) -> tuple[str, AxisValue]:
-    """Returns "size_gib" as "size", in bytes."""
+    """Returns "size_gib", or "gib" alone, as "size" in bytes."""
     base, _, unit = name.rpartition("_")
-    if unit in UNITS and base and not isinstance(value, str):
-        return base, value * UNITS[unit]
+    if unit in UNITS and not isinstance(value, str):
+        return base or "size", value * UNITS[unit]
     return name, value
 
 

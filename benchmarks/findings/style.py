@@ -61,7 +61,7 @@ class Wardrobe:
         if is_ours(contender):
             return Look(colour, "o", DASHES[way % len(DASHES)], 3.2 if contender == OURS else 2.4, 9)
         if is_ceiling(contender):
-            return Look(colour, "", LIMIT_DASH, 1.4, 3)
+            return Look(colour, ".", LIMIT_DASH, 1.4, 3)
         return Look(colour, marker, DASHES[way % len(DASHES)], 1.6, 5)
 
 

@@ -44,7 +44,7 @@ def make_tables(findings: Findings, subject: str) -> list[Table]:
 def title_along(subject: str, axes: Sequence[str]) -> str:
     """Returns "SUBJECT by AXIS"; the subject alone where it says so itself."""
     names = " and ".join(map(describe_axis_name, axes))
-    return subject if not axes or subject.endswith(names) else f"{subject} by {names}"
+    return subject if not axes or f"by {names}" in subject else f"{subject} by {names}"
 
 
 def describe_comparison(key: Key) -> str:
