@@ -133,8 +133,8 @@ def test_headline_is_against_the_fastest_peer_even_where_it_wins() -> None:
 def test_headlines_are_at_most_ten_each_of_its_own_comparison() -> None:
     subjects = (
         "sequential sum", "random reads", "random reads by threads", "gather", "a += 1; flush()", "loop", "sort",
-        "zstd sequential sum", "random 64 KiB reads of a compressed file", "random writes of 8 bytes", "network random reads",
-        "network sequential", "fault to data", "open, read one element, close",
+        "zstd sequential sum", "random 64 KiB reads of a compressed file", "random writes of 8 bytes",
+        "network random reads", "network sequential", "fault to data", "open, read one element, close",
     )  # fmt: skip
     pairs = [make_entry(subject, who, [1.0]) for subject in subjects for who in ("umappy", "np.memmap")]
     table = make_headlines(find(*pairs))

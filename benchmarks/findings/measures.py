@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from findings.costs import compute_rate
 from findings.model import Entry
 
-MEMORY_VALUE = "bytes_per_page"
+MEMORY = re.compile(r".*_per_page|touched_bytes")
+"""Values in bytes: for each page, or for each region that was touched."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def choose_measures(entries: Sequence[Entry], axis: str) -> list[Measure]:
         main = Measure("", "us for each item  (less is better)", lambda entry: [x * 1e6 for x in _collect_rates(entry)])
     else:
         main = Measure("", "seconds  (less is better)", lambda entry: entry.seconds)
-    names = sorted({name for entry in entries for name in entry.values if name.endswith(MEMORY_VALUE)})
+    names = sorted({name for entry in entries for name in entry.values if MEMORY.fullmatch(name)})
     return [main, *(_make_memory_measure(name) for name in names)]
 
 
@@ -40,4 +42,5 @@ def _make_memory_measure(name: str) -> Measure:
     def collect(entry: Entry) -> list[float]:
         return [value for value in entry.values.get(name, ()) if value is not None]
 
-    return Measure(name, f"{name.replace('_', ' ')}  (less is better)", collect)
+    label = name.replace("bytes_per", "per").replace("_bytes", "").replace("_", " ")
+    return Measure(name, f"bytes, {label}  (less is better)", collect)
