@@ -24,7 +24,7 @@ COLOURS = {
     "nbdcopy": "#CC79A7",
     "numpy": "#000000",
     "numpy in RAM": "#6E6E6E",
-    "device": "#9A9A9A",
+    "device": "#878787",
     "bare": "#6E6E6E",
 }
 OTHERS = ("#8C6D1F", "#44AA99", "#882255", "#332288")
