@@ -3,7 +3,7 @@
     python benchmarks/compare.py old.json bench.json --tolerance 0.25
 
 Compares ratios to the peers of the same run, never times. Slower is what fell by more than the tolerance and out of
-the spread of the rounds. Exit status: 0, 1 where something is slower, 2 where the files cannot be compared.
+the spread of the rounds; of one round alone it is told, not judged. Exit status: 0, 1 where something is slower, 2 where the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def main() -> int:
         return 2
     for pair in verdict.missing:
         print("not measured now:", ": ".join(describe_pair(pair)))
+    for change in verdict.unsure:
+        where, against = describe_pair(change.pair)
+        print(f"slower by {change.slower_by:.2f}x, but of one round, not judged: {where}: {against}")
     print(f"{len(verdict.changes)} ratios compared, {len(verdict.worse)} worse by more than {arguments.tolerance:.0%}")
     if verdict.worse:
         table = make_change_table(verdict.worse)

@@ -55,7 +55,7 @@ def test_tolerance_is_what_was_asked_for() -> None:
 def test_every_way_of_ours_is_guarded_and_none_is_a_peer() -> None:
     def make(way: float) -> Findings:
         entries = [
-            make_entry("loop", name, [seconds])
+            make_entry("loop", name, [seconds] * 3)
             for name, seconds in {"umappy": 1.0, "umappy fifo": way, "np.memmap": 9.0}.items()
         ]
         return parse_findings(make_document(entries))
@@ -63,6 +63,19 @@ def test_every_way_of_ours_is_guarded_and_none_is_a_peer() -> None:
     verdict = judge(make(1.0), make(2.0))
     assert [change.pair[1:] for change in verdict.worse] == [("umappy fifo", "np.memmap")]
     assert len(verdict.changes) == 2
+
+
+def test_change_of_one_round_is_told_but_not_judged() -> None:
+    verdict = judge(find([1.0], [10.0]), find([2.0], [10.0]))
+    assert verdict.worse == ()
+    assert len(verdict.unsure) == 1
+
+
+@pytest.mark.parametrize(("others", "count"), [(["numpy in RAM", "np.memmap"], 1), (["numpy in RAM", "device"], 2)])
+def test_ceilings_are_a_clock_only_where_there_is_no_peer(others: list[str], count: int) -> None:
+    entries = [make_entry("sum", name, [1.0, 1.0]) for name in ["umappy", *others]]
+    findings = parse_findings(make_document(entries))
+    assert len(judge(findings, findings).changes) == count
 
 
 def test_runs_of_different_scales_or_subjects_do_not_compare() -> None:
@@ -76,10 +89,10 @@ def test_runs_of_different_scales_or_subjects_do_not_compare() -> None:
 def test_compare_exits_with_1_and_a_table_of_what_is_worse(tmp_path: Path) -> None:
     extra = [make_entry("sort", name, [1.0], axis={"size": 1 << 30}) for name in ("umappy", "polars")]
     base = write_document(
-        tmp_path / "base.json", [make_entry("sum", "umappy", [1.0]), make_entry("sum", "zarr", PEER[:1]), *extra]
+        tmp_path / "base.json", [make_entry("sum", "umappy", [1.0] * 3), make_entry("sum", "zarr", PEER), *extra]
     )
     now = write_document(
-        tmp_path / "now.json", [make_entry("sum", "umappy", [2.0]), make_entry("sum", "zarr", PEER[:1])]
+        tmp_path / "now.json", [make_entry("sum", "umappy", [2.0] * 3), make_entry("sum", "zarr", PEER)]
     )
     done = run_program("compare.py", base, now)
     assert done.returncode == 1, done.stderr

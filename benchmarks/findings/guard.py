@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from findings.model import Findings, Key, is_ours
+from findings.model import Findings, Key, is_ours, is_peer
 from findings.ratios import Ratios, divide
 from findings.read import FindingsError
 from findings.tables import Table, describe_comparison
@@ -32,6 +32,11 @@ class Change:
         """How many times as long umappy takes now, with the peer as the clock."""
         return self.before.median / self.now.median
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether both runs have rounds to tell noise by."""
+        return min(len(self.before.each), len(self.now.each)) > 1
+
     def is_worse(self, tolerance: float) -> bool:
         """Beyond the tolerance, and beyond the spreads: the best round now is worse than the worst one before."""
         return self.slower_by > 1 + tolerance and self.now.most < self.before.least
@@ -42,6 +47,8 @@ class Verdict:
     changes: tuple[Change, ...]
     worse: tuple[Change, ...]
     """Of the changes, the worst first."""
+    unsure: tuple[Change, ...]
+    """Of the changes, those that look worse by their only round."""
     missing: tuple[Pair, ...]
     """In the base only."""
 
@@ -60,15 +67,24 @@ def judge(base: Findings, now: Findings, tolerance: float = TOLERANCE) -> Verdic
     if not changes:
         raise FindingsError("the two runs have no comparison in common: run the same bench files for both")
     worse = sorted((each for each in changes if each.is_worse(tolerance)), key=lambda each: -each.slower_by)
-    return Verdict(changes, tuple(worse), tuple(pair for pair in old if pair not in new))
+    return Verdict(
+        changes,
+        tuple(change for change in worse if change.is_sure),
+        tuple(change for change in worse if not change.is_sure),
+        tuple(pair for pair in old if pair not in new),
+    )
 
 
 def _collect(findings: Findings) -> Mapping[Pair, Ratios]:
+    """Against ceilings only where there is no peer: what is not of the same kind is a poor clock."""
     pairs = {}
     for comparison in findings.comparisons:
+        has_peers = any(is_peer(entry.contender) for entry in comparison.entries)
+        others = [entry for entry in comparison.entries if not is_ours(entry.contender)]
+        clocks = [entry for entry in others if is_peer(entry.contender) or not has_peers]
         for ours in comparison.entries:
-            for theirs in comparison.entries:
-                if is_ours(ours.contender) and not is_ours(theirs.contender) and (ratios := divide(theirs, ours)):
+            for theirs in clocks if is_ours(ours.contender) else ():
+                if ratios := divide(theirs, ours):
                     pairs[comparison.key, ours.contender, theirs.contender] = ratios
     return pairs
 
