@@ -3,7 +3,8 @@
     python benchmarks/compare.py old.json bench.json --tolerance 0.25
 
 Compares ratios to the peers of the same run, never times. Slower is what fell by more than the tolerance and out of
-the spread of the rounds; of one round alone it is told, not judged. Exit status: 0, 1 where something is slower, 2 where the files cannot be compared.
+the spread of the rounds; of one round alone it is told, not judged. Exit status: 0, 1 where something is slower, 2
+where the files cannot be compared.
 """
 
 from __future__ import annotations
