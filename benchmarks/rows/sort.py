@@ -7,6 +7,7 @@ import os
 import resource
 
 from harness.bench import Bench
+from harness.child import Meter
 from harness.errors import ContenderError
 from harness.figures import seconds_side
 from harness.result import Result, Target, compare, divide
@@ -16,7 +17,7 @@ from harness.trial import TIMEOUT_SECONDS
 from umappy.cli.cgroup import drop_page_cache, open_cgroup
 from umappy.cli.data import check_file, write_random
 from umappy.cli.failure import CommandError
-from umappy.cli.trial import Figures, Stopped, run_trial
+from umappy.cli.trial import Figures, Stopped, run_trial, sort_by_memmap, sort_by_umappy
 from umappy.sizes import format_size
 
 SEED = 4
@@ -54,6 +55,18 @@ def run(kind: str, path: str, size: int, memory: int, limit: int) -> Sample:
         cgroup_peak_bytes=figures.cgroup_peak_bytes,
         values={"faults": figures.faults, "peak_bytes": figures.peak_bytes},
     )
+
+
+def sort_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
+    with meter:
+        figures = sort_by_umappy(path, memory)
+    return {"faults": figures.faults}
+
+
+def sort_memmap(meter: Meter, path: str) -> dict[str, float]:
+    with meter:
+        figures = sort_by_memmap(path)
+    return {"faults": figures.faults}
 
 
 def measure(bench: Bench) -> list[Result]:
