@@ -27,6 +27,7 @@ from harness.device_limits import build_device_limits
 from harness.fast_device import open_fast_device
 from harness.place import Place
 from harness.report import describe_machine
+from umappy.sizes import parse_size
 
 PEERS = ("numpy", "blosc2", "zarr", "h5py", "hdf5plugin", "duckdb", "polars", "zstandard")
 LEDGER = pytest.StashKey[Ledger]()
