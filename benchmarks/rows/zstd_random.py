@@ -29,7 +29,7 @@ def compute_sum(kind: str, size: int, reads: int) -> float:
 
 def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int) -> dict[str, float]:
     starts, total = pick(size, reads), 0
-    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager, page_size=PAGE) as region:
         region.advise("random")
         a = np.frombuffer(region, np.uint64)
         with meter:
