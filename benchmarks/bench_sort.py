@@ -13,7 +13,6 @@ import pytest
 
 from harness.bench import Bench
 from harness.contest import Contest
-from harness.errors import ContenderError
 from harness.place import Place
 from harness.rounds import Run
 from harness.sample import Sample
@@ -21,9 +20,9 @@ from peers import parquet
 from peers.duckdb_sort import sort_duckdb
 from peers.numpy_sort import sort_resident
 from peers.polars_sort import sort_polars
-from rows.sort import SEED, sort_memmap, sort_umappy
+from rows.sort import SEED, check_after, sort_memmap, sort_umappy
 from rows.zstd_rewrite import on_a_copy
-from umappy.cli.data import Check, Digest, check_file, write_random
+from umappy.cli.data import check_file, write_random
 
 IN_PLACE = {"umappy": sort_umappy, "np.memmap": sort_memmap, "numpy in RAM": sort_resident}
 TABLES = {"DuckDB": sort_duckdb, "Polars": sort_polars}
@@ -60,19 +59,6 @@ def prepare(bench: Bench, room: Place, size: int) -> dict[str, Run]:
         return inside(check_after(run, out, parquet.check, before), folder)
 
     return {name: make_in_place(name) for name in IN_PLACE} | {name: make_table(name) for name in TABLES}
-
-
-def check_after(run: Run, path: str, check: Callable[[str], Check], before: Digest) -> Run:
-    """Each run must leave the numbers that there were, sorted, at `path`."""
-
-    def checked() -> Sample:
-        sample = run()
-        after = check(path)
-        if not after.is_ordered or after.digest != before:
-            raise ContenderError("wrong result: the numbers are not those that there were, sorted")
-        return sample
-
-    return checked
 
 
 def inside(run: Run, folder: str) -> Run:
