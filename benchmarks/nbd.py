@@ -11,10 +11,9 @@ nothing here. Needs root, gcc, nbdkit, libnbd-bin and libnbd-dev.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from pathlib import Path
 
+from rows.nbd_server import find_missing
 from targets import add_arguments, choose, run
 
 SUBJECTS = {
@@ -25,15 +24,13 @@ SUBJECTS = {
 }
 QUICK = {"size": "256MiB", "limit": "256MiB", "rounds": 1, "reads": 1_000, "limit_seconds": 0.1}
 FULL = {"size": "2GiB", "limit": "512MiB", "rounds": 5, "reads": 4_000, "limit_seconds": 0.1}
-HEADER = "/usr/include/libnbd.h"
 
 
 def main() -> int:
     arguments = parse_arguments()
-    missing = [name for name in ("nbdkit", "nbdcopy", "gcc") if shutil.which(name) is None]
-    if missing or not Path(HEADER).exists():
+    if missing := find_missing():
         print(
-            f"nbd: there is no {', '.join(missing) or HEADER}: apt-get install nbdkit libnbd-bin libnbd-dev gcc",
+            f"nbd: there is no {', '.join(missing)}: apt-get install nbdkit libnbd-bin libnbd-dev gcc",
             file=sys.stderr,
         )
         return 1

@@ -11,8 +11,7 @@ from typing import Any
 from harness.device_limits import DeviceLimits
 from harness.place import Place
 from harness.rounds import Run
-from harness.trial import Trial
-
+from harness.trial import TIMEOUT_SECONDS, Trial
 
 MEMORY_MIN = 8 << 20
 
@@ -46,10 +45,11 @@ class Bench:
         place: Place | None = None,
         *,
         expected: dict[str, float] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         **arguments: Any,
     ) -> Run:
         """Returns a contender for `alternate`: `function` in a process of its own."""
-        return Trial(function, arguments, self.limit, place, expected).run
+        return Trial(function, arguments, self.limit, place, expected, timeout_seconds).run
 
     def prepare_limits(self, place: Place) -> Run:
         """Returns the contender that is the device itself."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +30,24 @@ class Place:
             numbers.write()
             self._files[size] = numbers
         return self._files[size]
+
+    def make_room(self, size: int) -> None:
+        """Removes what lies here where fewer than `size` bytes are free. Who misses a file makes it again."""
+        if shutil.disk_usage(self.folder).free >= size:
+            return
+        self._files.clear()
+        for entry in list(os.scandir(self.folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+    @contextlib.contextmanager
+    def open_room(self, size: int) -> Iterator[Place]:
+        """Makes a folder on the same device for `size` bytes, which goes away with the block."""
+        self.make_room(size)
+        with tempfile.TemporaryDirectory(prefix="room-", dir=self.folder) as folder:
+            yield Place(self.name, folder)
 
     def count_bytes(self) -> tuple[int, int] | None:
         """Returns what the device has read and written so far, by anybody; None where no device shows."""

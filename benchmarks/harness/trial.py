@@ -35,6 +35,7 @@ class Trial:
     limit: int
     place: Place | None = None
     expected: dict[str, float] | None = None
+    timeout_seconds: float = TIMEOUT_SECONDS
 
     def run(self) -> Sample:
         forget_files(self.place and self.place.folder)
@@ -76,9 +77,9 @@ class Trial:
             start_new_session=True,  # Ctrl-C is ours to handle
         ) as child:
             try:
-                out, errors = child.communicate(timeout=TIMEOUT_SECONDS)
+                out, errors = child.communicate(timeout=self.timeout_seconds)
             except subprocess.TimeoutExpired:
-                raise ContenderError(f"stopped after {TIMEOUT_SECONDS:.0f} s") from None
+                raise ContenderError(f"stopped after {self.timeout_seconds:.0f} s") from None
             finally:
                 child.kill()
         if child.returncode == -signal.SIGKILL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import subprocess
 import tempfile
 import time
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.bench import Bench
 from harness.errors import ContenderError
-from harness.number_file import NumberFile
+from harness.number_file import MULTIPLIER, NumberFile, compute_values
 from harness.rounds import Run
 from harness.sample import Sample
 
@@ -23,7 +27,15 @@ CONNECTIONS = 4
 DEPTH = 128
 """What one thread of NbdStore has in flight at most, on all connections together."""
 READY_SECONDS = 10.0
+SEED = 1
+HEADER = "/usr/include/libnbd.h"
 SOURCE = Path(__file__).parents[1] / "libnbd_client.c"
+
+
+def find_missing() -> list[str]:
+    """Returns what is needed here and is not installed."""
+    missing = [name for name in ("nbdkit", "nbdcopy", "gcc") if shutil.which(name) is None]
+    return missing if Path(HEADER).exists() else [*missing, HEADER]
 
 
 @dataclass(frozen=True)
@@ -44,19 +56,33 @@ class Server:
 
         Its samples have the seconds of all, and as a value the median of single ones.
         """
-        words = [self.client, self.uri, how, *map(str, (connections, depth, PAGE, count, 1))]
-        return functools.partial(_run_client, words)
+        words = [self.client, self.uri, how, *map(str, (connections, depth, PAGE, count, SEED))]
+        order = np.arange(count, dtype=np.uint64)
+        pages = (order if how == "sequential" else _draw(order)) % np.uint64(self.pages)
+        first = compute_values(pages.astype(np.int64) * (PAGE // 8))
+        total = int(first.view(np.uint64).byteswap().sum(dtype=np.uint64))
+        return functools.partial(_run_client, words, total)
 
     def prepare_nbdcopy(self) -> Run:
         """Returns nbdcopy, which throws away what it reads, as a contender."""
         return functools.partial(_run_timed, ["nbdcopy", self.uri, "null:"])
 
 
-def _run_client(words: list[str]) -> Sample:
+def _draw(order: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The numbers that the client draws: splitmix64."""
+    z = (order + np.uint64(1)) * MULTIPLIER + np.uint64(SEED)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return z ^ z >> np.uint64(31)
+
+
+def _run_client(words: list[str], total: int) -> Sample:
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise ContenderError(f"{words[0]} failed: {done.stderr.strip()}")
-    seconds, _, median = done.stdout.split()
+    seconds, found, median = done.stdout.split()
+    if int(found) != total:
+        raise ContenderError(f"wrong result: the sum is {found}, not {total}")
     return Sample(seconds=float(seconds), values={"median": float(median)})
 
 

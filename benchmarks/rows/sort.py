@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import resource
+from collections.abc import Callable
 
 from harness.bench import Bench
+from harness.child import Meter
 from harness.errors import ContenderError
 from harness.figures import seconds_side
 from harness.result import Result, Target, compare, divide
-from harness.rounds import alternate
+from harness.rounds import Run, alternate
 from harness.sample import Sample
 from harness.trial import TIMEOUT_SECONDS
 from umappy.cli.cgroup import drop_page_cache, open_cgroup
-from umappy.cli.data import check_file, write_random
+from umappy.cli.data import Check, Digest, check_file, write_random
 from umappy.cli.failure import CommandError
-from umappy.cli.trial import Figures, Stopped, run_trial
+from umappy.cli.trial import Figures, Stopped, run_trial, sort_by_memmap, sort_by_umappy
 from umappy.sizes import format_size
 
 SEED = 4
@@ -54,6 +56,31 @@ def run(kind: str, path: str, size: int, memory: int, limit: int) -> Sample:
         cgroup_peak_bytes=figures.cgroup_peak_bytes,
         values={"faults": figures.faults, "peak_bytes": figures.peak_bytes},
     )
+
+
+def sort_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
+    with meter:
+        figures = sort_by_umappy(path, memory)
+    return {"faults": figures.faults}
+
+
+def sort_memmap(meter: Meter, path: str) -> dict[str, float]:
+    with meter:
+        figures = sort_by_memmap(path)
+    return {"faults": figures.faults}
+
+
+def check_after(run: Run, path: str, check: Callable[[str], Check], before: Digest) -> Run:
+    """Each run must leave the numbers that there were, sorted, at `path`."""
+
+    def checked() -> Sample:
+        sample = run()
+        after = check(path)
+        if not after.is_ordered or after.digest != before:
+            raise ContenderError("wrong result: these are not the numbers that there were, sorted")
+        return sample
+
+    return checked
 
 
 def measure(bench: Bench) -> list[Result]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.number_file import MULTIPLIER
 from harness.place import Place
+from peers.arrays import THREADS, open_array
 from umappy.stores._zstd_pack import ZstdPack
 
 LEVEL = 3
@@ -26,7 +27,6 @@ CHUNK = 1 << 20
 WORDS = 60
 MODULUS = 1 << 52
 KINDS = ("3x", "noise")
-THREADS = 2
 BLOCK = 1 << 20
 """Elements that are made at a time."""
 
@@ -153,17 +153,8 @@ MAKERS = {"raw": make_raw, "umappy.zst": make_umappy, "blosc2": make_blosc2, "za
 
 def open_peer(form: str, path: str, mode: str = "r") -> Any:
     """The array of a peer, on THREADS threads."""
-    if form == "blosc2":
-        import blosc2
-
-        blosc2.set_nthreads(THREADS)
-        return blosc2.open(path, mode="r" if mode == "r" else "a", dparams={"nthreads": THREADS})
-    if form == "zarr":
-        import zarr
-
-        zarr.config.set({"threading.max_workers": THREADS, "async.concurrency": THREADS})
-        return zarr.open_array(path, mode=mode)
-    import h5py
+    if form != "h5":
+        return open_array(form, path, mode)
     import hdf5plugin  # noqa: F401  (registers zstd)
 
-    return h5py.File(path, mode)["x"]
+    return open_array("h5py", path, mode)

@@ -22,9 +22,14 @@ def pick(size: int, reads: int) -> NDArray[np.int64]:
     return COUNT * np.random.default_rng(SEED).integers(0, size // PAGE, reads)
 
 
+def compute_sum(kind: str, size: int, reads: int) -> float:
+    """What reading them must give."""
+    return float(sum(reduce(compute(kind, int(s), int(s) + COUNT)) for s in pick(size, reads)) % MODULUS)
+
+
 def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int) -> dict[str, float]:
     starts, total = pick(size, reads), 0
-    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager, page_size=PAGE) as region:
         region.advise("random")
         a = np.frombuffer(region, np.uint64)
         with meter:
@@ -49,8 +54,7 @@ def measure(bench: Bench) -> list[Result]:
     for kind in KINDS:
         data = DataFile(bench.fast, kind, bench.size)
         reads = max(1, bench.reads // 10)
-        starts = pick(bench.size, reads)
-        expected = {"sum": float(sum(reduce(compute(kind, int(s), int(s) + COUNT)) for s in starts) % MODULUS)}
+        expected = {"sum": compute_sum(kind, bench.size, reads)}
         common = {"size": bench.size, "reads": reads}
         contenders = {
             "umappy": bench.prepare(

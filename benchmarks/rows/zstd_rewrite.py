@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,20 @@ def on_a_copy(run: Run, source: str, path: str) -> Run:
     return copied
 
 
+def prepare_writer(
+    bench: Bench, data: DataFile, form: str, writes: int, watch: Callable[[Run, str], Run] = lambda run, path: run
+) -> Run:
+    """Returns who writes to copies of a form of `data`; `watch` gets the run and the path of the copy."""
+    path = os.path.join(data.place.folder, f"copy.{form}")
+    expected = {"last": float(reduce(make_pages(data.kind)[(writes - 1) % 64]))}
+    common = {"kind": data.kind, "path": path, "size": data.size, "writes": writes}
+    if form == "umappy.zst":
+        run = bench.prepare(write_umappy, data.place, expected=expected, memory=bench.memory, **common)
+    else:
+        run = bench.prepare(write_peer, data.place, expected=expected, form=form, **common)
+    return on_a_copy(watch(run, path), data.find(form), path)
+
+
 def measure(bench: Bench) -> list[Result]:
     if bench.fast is None:
         return []
@@ -117,17 +132,8 @@ def measure_writes(bench: Bench, kind: str) -> list[Result]:
     assert bench.fast is not None
     data = DataFile(bench.fast, kind, bench.size)
     writes = max(1, bench.reads // 4)
-    expected = {"last": float(reduce(make_pages(kind)[(writes - 1) % 64]))}
-    contenders: dict[str, Run] = {}
-    for name, form in (("umappy", "umappy.zst"), ("blosc2", "blosc2"), ("h5py", "h5")):
-        source = data.find(form)
-        path = os.path.join(bench.fast.folder, f"copy.{form}")
-        common = {"kind": kind, "path": path, "size": bench.size, "writes": writes}
-        if name == "umappy":
-            run = bench.prepare(write_umappy, bench.fast, expected=expected, memory=bench.memory, **common)
-        else:
-            run = bench.prepare(write_peer, bench.fast, expected=expected, form=form, **common)
-        contenders[name] = on_a_copy(run, source, path)
+    forms = {"umappy": "umappy.zst", "blosc2": "blosc2", "h5py": "h5"}
+    contenders = {name: prepare_writer(bench, data, form, writes) for name, form in forms.items()}
     rounds = alternate(contenders, bench.rounds)
     notes = describe_costs(rounds, *contenders)
     return [

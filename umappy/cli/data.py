@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +46,24 @@ def write_random(path: str, size: int, seed: int) -> Digest:
 
 def check_file(path: str) -> Check:
     """Reads a file of int64 through."""
+    return check_blocks(_read_blocks(path))
+
+
+def check_blocks(blocks: Iterable[NDArray[np.int64]]) -> Check:
+    """Looks at int64 block by block; none of them is empty."""
     count, total, hashes, ordered = 0, 0, 0, True
     last: int | None = None
+    for block in blocks:
+        ordered = ordered and (last is None or last <= block[0]) and bool((block[1:] >= block[:-1]).all())
+        last = int(block[-1])
+        count, total, hashes = count + len(block), total + _sum(block), hashes + _sum(mix(block))
+    return Check(Digest(count, total % (1 << 64), hashes % (1 << 64)), ordered)
+
+
+def _read_blocks(path: str) -> Iterator[NDArray[np.int64]]:
     with open(path, "rb") as file:
         while len(block := np.fromfile(file, np.int64, BLOCK_COUNT)):
-            ordered = ordered and (last is None or last <= block[0]) and bool((block[1:] >= block[:-1]).all())
-            last = int(block[-1])
-            count, total, hashes = count + len(block), total + _sum(block), hashes + _sum(mix(block))
-    return Check(Digest(count, total % (1 << 64), hashes % (1 << 64)), ordered)
+            yield block
 
 
 def mix(block: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -90,7 +90,7 @@ def read_status(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{field}:"))
 
 
-def _sort_by_umappy(path: str, memory: int) -> Figures:
+def sort_by_umappy(path: str, memory: int) -> Figures:
     before = read_status("VmRSS")
     started = time.perf_counter()
     with umappy.Pager(memory=memory) as pager:
@@ -107,7 +107,7 @@ def _sort_by_umappy(path: str, memory: int) -> Figures:
     )
 
 
-def _sort_by_memmap(path: str) -> Figures:
+def sort_by_memmap(path: str) -> Figures:
     before, faults, moved = read_status("VmRSS"), _count_faults(), _count_bytes()
     started = time.perf_counter()
     mapped = np.memmap(path, np.int64, mode="r+")
@@ -131,7 +131,7 @@ def _count_bytes() -> tuple[int, int]:
 
 
 def main(kind: str, path: str, memory: str) -> None:
-    figures = _sort_by_umappy(path, int(memory)) if kind == "umappy" else _sort_by_memmap(path)
+    figures = sort_by_umappy(path, int(memory)) if kind == "umappy" else sort_by_memmap(path)
     print(json.dumps(dataclasses.asdict(figures)))
 
 
