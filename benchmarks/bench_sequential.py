@@ -30,9 +30,7 @@ def prepare(bench: Bench, place: Place, size: int) -> dict[str, Run]:
         "np.memmap": make(memmap.sum_memmap),
         "np.memmap MADV_SEQUENTIAL": make(memmap.sum_memmap, advice="sequential"),
         "numpy in RAM": make(memory.sum_resident),
-        **{
-            form: make(arrays.sum_array, form=form, path=arrays.find(place, numbers, form)) for form in arrays.FORMS
-        },
+        **{form: make(arrays.sum_array, form=form, path=arrays.find(place, numbers, form)) for form in arrays.FORMS},
         "device": bench.prepare_limits(place),
     }
 

@@ -27,7 +27,6 @@ from harness.device_limits import build_device_limits
 from harness.fast_device import open_fast_device
 from harness.place import Place
 from harness.report import describe_machine
-from umappy.sizes import parse_size
 
 PEERS = ("numpy", "blosc2", "zarr", "h5py", "hdf5plugin", "duckdb", "polars", "zstandard")
 LEDGER = pytest.StashKey[Ledger]()
@@ -91,7 +90,7 @@ def find_devices(config: pytest.Config) -> tuple[str, ...]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`device`: each that is measured; an axis is a marker, `axis("fillers", (1, 2, 4))`, of which a scale takes some."""
+    """`device`: each that is measured; an axis is a marker, `axis("fillers", (1, 2))`, of which a scale takes some."""
     if "device" in metafunc.fixturenames:
         only = [name for marker in metafunc.definition.iter_markers("device") for name in marker.args]
         names = find_devices(metafunc.config)

@@ -1,8 +1,9 @@
 """A comparison of collected benchmarks: contenders that take turns, each a test of its own.
 
-pytest-benchmark runs one test after another and times what runs in its own process. Here the first test of a comparison
-runs all its contenders, in turns, each in a process of its own under the memory limit; then each test plays back its own
-samples on a clock that nothing else advances. So its tables, its JSON and its options are those of what was measured.
+pytest-benchmark runs one test after another and times what runs in its own process. Here the first test of a
+comparison runs all its contenders, in turns, each in a process of its own under the memory limit; then each test plays
+back its own samples on a clock that nothing else advances. So its tables, its JSON and its options are those of what
+was measured.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Contest:
         *,
         place: Place | None = None,
         axis: Axis | None = None,
-        bytes: int | None = None,
+        nbytes: int | None = None,
         items: int | None = None,
         limit: int | None = None,
         rounds: int | None = None,
@@ -73,7 +74,7 @@ class Contest:
         """Reports `contender` of the comparison that `prepare` returns: a Run by name; the first test of it runs it.
 
         `subject` is what tables call it, and `axis` what varies from comparison to comparison of it, such as
-        {"oversubscription": 4}. One round works on `bytes` bytes or `items` items: what rates are made of. `limit`: of
+        {"oversubscription": 4}. One round works on `nbytes` bytes or `items` items: what rates are made of. `limit`: of
         its cgroup, where not the session's. `seconds`: where it is not the metered time that counts. A contender that
         gives up is skipped with its reason, which the reports tell; umappy fails.
         """
@@ -89,14 +90,14 @@ class Contest:
         }
         if contender in done.problems:
             reason = str(done.problems[contender])
+            self.ledger.problems.append(what | {"reason": reason})
             if contender == OURS:
                 pytest.fail(f"{subject}: {reason}")
-            self.ledger.problems.append(what | {"reason": reason})
             pytest.skip(f"{contender}: {reason}")
         samples = done.samples[contender]
         self.benchmark.group = ", ".join([subject, *(f"{name} {value}" for name, value in (axis or {}).items())])
         self.benchmark.extra_info |= what | {
-            "bytes": bytes,
+            "bytes": nbytes,
             "items": items,
             "limit": limit or self.bench.limit,
             **describe_samples(samples),
