@@ -1,0 +1,36 @@
+"""A file of the scale's size opened, one element of it read, and closed, again and again."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.bench import Bench
+from harness.contest import Contest
+from harness.number_file import compute_values
+from harness.place import Place
+from harness.rounds import Run
+from peers import arrays
+from peers.opens import SEED, open_often
+
+TIMES = 300
+CONTENDERS = {"umappy": "shared pager", "umappy, a pager each": "own pager", "np.memmap": "memmap"}
+
+
+def prepare(bench: Bench, place: Place) -> dict[str, Run]:
+    numbers = place.numbers(bench.size)
+    common = {"count": numbers.count, "times": TIMES, "memory": bench.memory}
+    expected = {"sum": float(compute_values(numbers.pick(TIMES, SEED)).sum())}
+
+    def make(form: str, path: str) -> Run:
+        return bench.prepare(open_often, place, expected=expected, form=form, path=path, **common)
+
+    ours = {name: make(form, numbers.path) for name, form in CONTENDERS.items()}
+    return ours | {form: make(form, arrays.find(place, numbers, form)) for form in arrays.FORMS}
+
+
+@pytest.mark.parametrize("contender", [*CONTENDERS, *arrays.FORMS])
+@pytest.mark.device("fast")
+def bench_open_close(contest: Contest, bench: Bench, place: Place, contender: str) -> None:
+    contest.run(
+        "open, read one element, close", contender, lambda: prepare(bench, place), place=place, items=TIMES
+    )
