@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,20 @@ def open_mapped(
         yield np.frombuffer(region, np.float64)
 
 
-def read_memory() -> dict[str, int]:
-    """Returns what this process has of memory: bytes `rss` of pages, bytes `tables` of page tables."""
+@dataclass(frozen=True)
+class Memory:
+    """What this process has, in bytes: resident pages, and page tables."""
+
+    pages: int
+    tables: int
+
+    @property
+    def total(self) -> int:
+        return self.pages + self.tables
+
+
+def read_memory() -> Memory:
     with open("/proc/self/status") as file:
         rows = dict(line.split(":", 1) for line in file)
-    return {name: int(rows[field].split()[0]) << 10 for name, field in (("rss", "VmRSS"), ("tables", "VmPTE"))}
+    pages, tables = (int(rows[name].split()[0]) << 10 for name in ("VmRSS", "VmPTE"))
+    return Memory(pages, tables)
