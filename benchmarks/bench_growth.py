@@ -29,7 +29,7 @@ def prepare(bench: Bench, place: Place, gib: int) -> dict[str, Run]:
     }
 
 
-@pytest.mark.parametrize("contender", ("umappy", "np.memmap", "np.memmap MADV_RANDOM"))
+@pytest.mark.parametrize("contender", ["umappy", "np.memmap", "np.memmap MADV_RANDOM"])
 @pytest.mark.axis("gib", (1, 16, 256, 4096, 16384))
 @pytest.mark.device("fast")
 def bench_touches_by_address_space(contest: Contest, bench: Bench, place: Place, contender: str, gib: int) -> None:

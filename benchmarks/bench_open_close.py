@@ -31,6 +31,4 @@ def prepare(bench: Bench, place: Place) -> dict[str, Run]:
 @pytest.mark.parametrize("contender", [*CONTENDERS, *arrays.FORMS])
 @pytest.mark.device("fast")
 def bench_open_close(contest: Contest, bench: Bench, place: Place, contender: str) -> None:
-    contest.run(
-        "open, read one element, close", contender, lambda: prepare(bench, place), place=place, items=TIMES
-    )
+    contest.run("open, read one element, close", contender, lambda: prepare(bench, place), place=place, items=TIMES)

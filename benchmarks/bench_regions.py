@@ -17,7 +17,6 @@ from harness.place import Place
 from harness.rounds import Run
 from peers.regions import SEED, map_memmaps, map_regions
 
-
 REGION_BYTES = 64 << 10
 
 
@@ -31,7 +30,7 @@ def prepare(bench: Bench, place: Place, regions: int) -> dict[str, Run]:
     }
 
 
-@pytest.mark.parametrize("contender", ("umappy", "np.memmap"))
+@pytest.mark.parametrize("contender", ["umappy", "np.memmap"])
 @pytest.mark.axis("regions", (1, 16, 256, 4096))
 @pytest.mark.device("fast")
 def bench_regions(contest: Contest, bench: Bench, place: Place, contender: str, regions: int) -> None:

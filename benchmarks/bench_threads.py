@@ -28,12 +28,10 @@ def prepare(bench: Bench, place: Place, threads: int) -> dict[str, Run]:
     }
 
 
-@pytest.mark.parametrize("contender", ("umappy", "np.memmap", "np.memmap MADV_RANDOM"))
+@pytest.mark.parametrize("contender", ["umappy", "np.memmap", "np.memmap MADV_RANDOM"])
 @pytest.mark.axis("threads", (1, 2, 4, 8, 16, 32, 64))
 @pytest.mark.device("fast")
-def bench_random_reads_by_threads(
-    contest: Contest, bench: Bench, place: Place, contender: str, threads: int
-) -> None:
+def bench_random_reads_by_threads(contest: Contest, bench: Bench, place: Place, contender: str, threads: int) -> None:
     contest.run(
         "random reads by threads",
         contender,

@@ -22,7 +22,7 @@ WRITTEN = 64
 
 
 def make_sparse(path: str, size: int, touches: int) -> int:
-    """Makes a file of `size` bytes, of nearly nothing but a hole; returns its size, a page less where that is too much."""
+    """Makes a file of `size` bytes, nearly all of it a hole; returns its size, a page less where that is too much."""
     with open(path, "wb") as file:
         try:
             file.truncate(size)

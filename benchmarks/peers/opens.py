@@ -10,8 +10,8 @@ import umappy
 from harness.child import Meter
 from harness.number_file import NumberFile
 from peers import arrays
-from peers.memmap import open_memmap
 from peers.mapped import open_mapped
+from peers.memmap import open_memmap
 
 SEED = 4
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.child import Meter
 from harness.number_file import NumberFile
@@ -32,13 +33,13 @@ def gather_by_threads(
     parts = np.array_split(NumberFile(path, count).pick(reads, SEED), threads)
     taken = [np.zeros(len(part)) for part in parts]
     start = threading.Barrier(threads + 1)
+
+    def gather(a: NDArray[np.float64], part: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+        start.wait()
+        np.take(a, part, out=out, mode="clip")
+
     with open_mapped(path, memory, advice, fillers, delay_seconds) as a:
-
-        def gather(number: int) -> None:
-            start.wait()
-            np.take(a, parts[number], out=taken[number], mode="clip")
-
-        workers = [threading.Thread(target=gather, args=(number,)) for number in range(threads)]
+        workers = [threading.Thread(target=gather, args=(a, parts[number], taken[number])) for number in range(threads)]
         for worker in workers:
             worker.start()
         with meter:

@@ -1,6 +1,6 @@
 /* What a fault costs above the least it can: a bare uffd loop that answers each fault from memory, against the engine
- * filling the same 4 KiB pages from a file in memory. Prints both, and percentiles (p100 is the largest); fails only when
- * the engine is out of all proportion.
+ * filling the same 4 KiB pages from a file in memory. Prints both, and percentiles (p100 is the largest); fails only
+ * when the engine is out of all proportion.
  *
  *     test_fault_latency [FAULTING SERVING]
  *
