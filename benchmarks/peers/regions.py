@@ -23,7 +23,7 @@ T = TypeVar("T")
 def map_regions(meter: Meter, path: str, count: int, regions: int, memory: int) -> dict[str, float]:
     """See measure_many; `used_bytes` is what the pager counts for each region."""
     with umappy.Pager(memory) as pager:
-        before = pager.stats().used
+        before, used = pager.stats().used, 0
 
         def close(opened: list[umappy.Region]) -> None:
             nonlocal used
@@ -31,7 +31,6 @@ def map_regions(meter: Meter, path: str, count: int, regions: int, memory: int) 
             while opened:
                 opened.pop().close()
 
-        used = 0
         values = measure_many(
             meter,
             NumberFile(path, count).pick(regions, SEED).tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import umappy
@@ -10,7 +11,7 @@ from rows.random_reads import gather_umappy
 from rows.sequential import sum_umappy
 from rows.update import add_umappy
 
-WORK = {"sum": sum_umappy, "gather": gather_umappy, "add": add_umappy}
+WORK: dict[str, Callable[..., dict[str, float]]] = {"sum": sum_umappy, "gather": gather_umappy, "add": add_umappy}
 
 
 def run_paged(meter: Meter, work: str, page_size: int, **arguments: Any) -> dict[str, float]:
