@@ -3,7 +3,7 @@
 Every touch is timed in Python, around `a[i]`, in an order without pattern, one page in each 64 KiB. In it are two
 readings of the clock and numpy's indexing: the value `present`, the median of touching a page that is there, 0.4 us
 where this was written. The bare loop answers each fault from memory and is timed in C (rows/fault_latency.py). Where
-the bytes are in the page cache, cores are kept from halting (harness/awake.py): else waking them is most of what there is.
+the bytes are in the page cache, cores are kept from halting (harness/awake.py): else waking them is most of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Random elements gathered by many threads at once.
 
-np.take with `mode="clip"` and `out` runs without the GIL, so the threads fault at the same time: through a store that
-answers after 1 ms, 16 of them read 14 times as fast as one. `a[indices]` and `a[i]` keep the GIL while they fault, and
-gain nothing by threads.
+np.take with `mode="clip"` and `out` runs without the GIL (numpy 2.4), so the threads do fault at the same time: through
+a store 1 ms away 16 of them read 13 times as fast as one. `a[indices]` and `a[i]` keep the GIL while they fault: there
+threads gained nothing.
 """
 
 from __future__ import annotations
