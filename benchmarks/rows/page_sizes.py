@@ -1,30 +1,20 @@
-"""A file read through and at random with pages of a given size; the contender of page_size.py, which has no target."""
+"""The contenders of sequential.py, random_reads.py and update.py with region pages of a given size."""
 
 from __future__ import annotations
 
-import time
-
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
 import umappy
 from harness.child import Meter
+from rows.random_reads import gather_umappy
+from rows.sequential import sum_umappy
+from rows.update import add_umappy
 
-READS = 20_000
+WORK: dict[str, Callable[..., dict[str, float]]] = {"sum": sum_umappy, "gather": gather_umappy, "add": add_umappy}
 
 
-def read_file(meter: Meter, path: str, memory: int, page_size: int) -> dict[str, float]:
-    with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager, page_size=page_size) as region:
-        a = np.frombuffer(region, np.float64)
-        indices = np.random.default_rng(0).integers(0, len(a), READS)
-        with meter:
-            started = time.perf_counter()
-            a.sum()
-            between = time.perf_counter()
-            a[indices].sum()
-            ended = time.perf_counter()
-        values = {
-            "bytes_per_second": len(region) / (between - started),
-            "seconds_per_read": (ended - between) / READS,
-        }
-        del a
-    return values
+def run_paged(meter: Meter, work: str, page_size: int, **arguments: Any) -> dict[str, float]:
+    """Does a work of WORK with pages of `page_size` bytes."""
+    umappy.config.page_size = page_size
+    return WORK[work](meter, **arguments)

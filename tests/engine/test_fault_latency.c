@@ -1,5 +1,6 @@
 /* What a fault costs above the least it can: a bare uffd loop that answers each fault from memory, against the engine
- * filling the same 4 KiB pages from a file in memory. Prints both; fails only when the engine is out of all proportion.
+ * filling the same 4 KiB pages from a file in memory. Prints both, and percentiles (p100 is the largest); fails only
+ * when the engine is out of all proportion.
  *
  *     test_fault_latency [FAULTING SERVING]
  *
@@ -33,7 +34,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 /* Median ns of touching one absent page, in an order without pattern. */
-static uint64_t measure(const uint8_t *bytes) {
+static uint64_t measure(const char *who, const uint8_t *bytes) {
+  static const double percents[] = {1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100};
   static uint64_t took[PAGES];
   for (uint64_t i = 0; i < PAGES; i++) {
     uint64_t began = now_ns();
@@ -41,6 +43,10 @@ static uint64_t measure(const uint8_t *bytes) {
     took[i] = now_ns() - began;
   }
   qsort(took, PAGES, sizeof *took, by_value);
+  printf("  %s, us:", who);
+  for (unsigned i = 0; i < sizeof percents / sizeof *percents; i++)
+    printf(" p%g %.2f", percents[i], (double)took[(unsigned)(percents[i] * (PAGES - 1) / 100)] / 1e3);
+  printf("\n");
   return took[PAGES / 2];
 }
 
@@ -73,7 +79,7 @@ static uint64_t measure_bare(void) {
   move_to(serving_core); /* threads begin where their maker is */
   pthread_t thread = rig_thread(answer, &b);
   move_to(faulting_core);
-  uint64_t median = measure(bytes);
+  uint64_t median = measure("bare uffd loop", bytes);
   atomic_store(&b.stop, true);
   pthread_join(thread, NULL);
   CHECK_EQUAL(munmap(bytes, PAGES * 4096) | close(b.uffd), 0);
@@ -85,7 +91,7 @@ static uint64_t measure_engine(uint64_t memory) {
   move_to(serving_core);
   rig_open(&r, &(rig_options){.size = PAGES * 4096, .memory = memory, .fillers = 3, .read_only = true});
   move_to(faulting_core);
-  uint64_t median = measure(r.bytes);
+  uint64_t median = measure("engine", r.bytes);
   um_stats s = rig_stats(&r);
   CHECK_EQUAL(s.read_faults, PAGES);
   CHECK((s.evictions > 0) == (memory < 2 * PAGES * 4096));
