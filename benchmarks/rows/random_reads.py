@@ -5,8 +5,6 @@ What the lack of the hint costs, by read-ahead that guesses wrong, is a row of i
 
 from __future__ import annotations
 
-import mmap
-
 import numpy as np
 
 import umappy
@@ -17,6 +15,7 @@ from harness.figures import describe_costs, item_side
 from harness.number_file import NumberFile, compute_values
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
+from peers.memmap import gather_memmap
 
 SEED = 1
 
@@ -36,17 +35,6 @@ def gather_umappy(
     return {"sum": total, "fills": stats.fills, "faults": stats.read_faults}
 
 
-def gather_memmap(meter: Meter, path: str, count: int, reads: int, random: bool) -> dict[str, float]:
-    indices = NumberFile(path, count).pick(reads, SEED)
-    a = np.memmap(path, np.float64, mode="r")
-    if random:
-        mapping: mmap.mmap = a.base  # type: ignore[assignment]
-        mapping.madvise(mmap.MADV_RANDOM)
-    with meter:
-        total = a[indices].sum()
-    return {"sum": total}
-
-
 def measure(bench: Bench) -> list[Result]:
     if bench.fast is None:
         return []
@@ -58,8 +46,10 @@ def measure(bench: Bench) -> list[Result]:
         "hinted": bench.prepare(
             gather_umappy, bench.fast, expected=expected, memory=bench.memory, hint="random", **common
         ),
-        "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, random=False, **common),
-        "MADV_RANDOM": bench.prepare(gather_memmap, bench.fast, expected=expected, random=True, **common),
+        "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, seed=SEED, **common),
+        "MADV_RANDOM": bench.prepare(
+            gather_memmap, bench.fast, expected=expected, seed=SEED, advice="random", **common
+        ),
     }
     rounds = alternate(contenders, bench.rounds)
     ours = item_side("umappy", bench.reads)
