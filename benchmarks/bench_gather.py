@@ -15,7 +15,8 @@ from harness.rounds import Run
 from peers import arrays, memmap
 from rows.take import BLOCK, MANY_FILLERS, SEED, SINGLE_READS, read_one_by_one, take_umappy
 
-FORMS = ("blosc2", "zarr", "h5py")
+FORMS = ("blosc2", "zarr")
+"""Those that gather by themselves."""
 CONTENDERS = ("umappy", "np.memmap MADV_RANDOM", *FORMS, "device")
 SLOW = ("umappy", f"umappy {MANY_FILLERS} fillers", "one by one")
 

@@ -1,4 +1,4 @@
-"""`a[indices].sum()` of uniformly random elements of a cold file: once, and with ever less memory for it."""
+"""`a[indices].sum()` of uniformly random elements: of a cold file; after a pass over it, with ever less memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW = ("umappy", "np.memmap", "np.memmap MADV_RANDOM", "numpy in RAM")
 CONTENDERS = (*FEW, "umappy advise random", *arrays.FORMS)
 
 
-def prepare(bench: Bench, place: Place, names: tuple[str, ...]) -> dict[str, Run]:
+def prepare(bench: Bench, place: Place, names: tuple[str, ...], warm: bool) -> dict[str, Run]:
     numbers = place.numbers(bench.size)
     common = {"path": numbers.path, "count": numbers.count, "reads": bench.reads}
     expected = {"sum": float(compute_values(numbers.pick(bench.reads, SEED)).sum())}
@@ -28,10 +28,10 @@ def prepare(bench: Bench, place: Place, names: tuple[str, ...]) -> dict[str, Run
         return bench.prepare(function, place, expected=expected, **common | arguments)
 
     contenders = {
-        "umappy": make(gather_umappy, memory=bench.memory),
+        "umappy": make(gather_umappy, memory=bench.memory, warm=warm),
         "umappy advise random": make(gather_umappy, memory=bench.memory, hint="random"),
-        "np.memmap": make(memmap.gather_memmap, seed=SEED),
-        "np.memmap MADV_RANDOM": make(memmap.gather_memmap, seed=SEED, advice="random"),
+        "np.memmap": make(memmap.gather_memmap, seed=SEED, warm=warm),
+        "np.memmap MADV_RANDOM": make(memmap.gather_memmap, seed=SEED, advice="random", warm=warm),
         "numpy in RAM": make(memory.gather_resident, seed=SEED),
         **{
             form: make(arrays.gather_array, form=form, path=arrays.find(place, numbers, form), seed=SEED)
@@ -44,7 +44,9 @@ def prepare(bench: Bench, place: Place, names: tuple[str, ...]) -> dict[str, Run
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def bench_random_reads(contest: Contest, bench: Bench, place: Place, contender: str) -> None:
-    contest.run(SUBJECT, contender, lambda: prepare(bench, place, CONTENDERS), place=place, items=bench.reads)
+    contest.run(
+        SUBJECT, contender, lambda: prepare(bench, place, CONTENDERS, warm=False), place=place, items=bench.reads
+    )
 
 
 @pytest.mark.parametrize("contender", FEW)
@@ -53,11 +55,12 @@ def bench_random_reads(contest: Contest, bench: Bench, place: Place, contender: 
 def bench_random_reads_by_oversubscription(
     contest: Contest, bench: Bench, place: Place, contender: str, times: float
 ) -> None:
+    """After a pass over the file, as else nothing of it is in memory, however much of that there is."""
     capped = bench.capped_for(times)
     contest.run(
-        SUBJECT,
+        f"{SUBJECT} after a pass over all",
         contender,
-        lambda: prepare(capped, place, FEW),
+        lambda: prepare(capped, place, FEW, warm=True),
         place=place,
         axis={"oversubscription": times},
         items=bench.reads,

@@ -19,9 +19,9 @@ CONTENDERS = (
     "np.memmap",
     "np.memmap MADV_RANDOM",
 )
-READS_PER_PAGE = 25
-"""Reads for each 4 KiB of the budget; the half of them that warms up misses several times what the budget holds."""
-OTHER_BYTES = 64 << 20
+READS_PER_PAGE = 10
+"""Reads for each 4 KiB of the budget; the half of them that warms up misses more than twice what the budget holds."""
+OTHER_BYTES = 48 << 20
 """Of the cgroup, besides the budget: little, as what the interpreter leaves of it np.memmap has for its pages."""
 
 
@@ -49,7 +49,7 @@ def prepare(bench: Bench, place: Place, path: str, reads: int) -> dict[str, Run]
 @pytest.mark.parametrize("contender", CONTENDERS)
 @pytest.mark.device("fast")
 def bench_zipf(contest: Contest, bench: Bench, place: Place, contender: str) -> None:
-    memory = max(MEMORY_MIN, bench.size // TIMES // 4096 * 4096)
+    memory = max(MEMORY_MIN, bench.size // 16 // 4096 * 4096)
     size = min(TIMES * memory, bench.size)
     reads = READS_PER_PAGE * memory // 4096
     capped = dataclasses.replace(bench, size=size, memory=memory, limit=memory + OTHER_BYTES)

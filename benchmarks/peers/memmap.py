@@ -15,9 +15,13 @@ ADVICE = {"random": mmap.MADV_RANDOM, "sequential": mmap.MADV_SEQUENTIAL, "hugep
 def open_memmap(path: str, mode: str = "r", advice: str | None = None, size: int | None = None) -> np.memmap:
     """The file, or its first `size` bytes, as float64."""
     a = np.memmap(path, np.float64, mode=mode, shape=None if size is None else (size // 8,))  # type: ignore[call-overload]
+    advise(a, advice)
+    return a
+
+
+def advise(a: np.memmap, advice: str | None) -> None:
     if advice is not None:
         a._mmap.madvise(ADVICE[advice])
-    return a
 
 
 def sum_memmap(
@@ -30,10 +34,14 @@ def sum_memmap(
 
 
 def gather_memmap(
-    meter: Meter, path: str, count: int, reads: int, seed: int, advice: str | None = None
+    meter: Meter, path: str, count: int, reads: int, seed: int, advice: str | None = None, warm: bool = False
 ) -> dict[str, float]:
+    """`warm`: after a pass over all, before the advice."""
     indices = NumberFile(path, count).pick(reads, seed)
-    a = open_memmap(path, advice=advice)
+    a = open_memmap(path)
+    if warm:
+        a.sum()
+    advise(a, advice)
     with meter:
         total = a[indices].sum()
     return {"sum": total}
