@@ -13,12 +13,12 @@ from harness.number_file import compute_values
 from harness.place import Place
 from harness.rounds import Run
 from peers import arrays, memmap
-from rows.take import BLOCK, MANY_FILLERS, SEED, SINGLE_READS, read_one_by_one, take_umappy
+from rows.take import BLOCK, SEED, SINGLE_READS, read_one_by_one, take_umappy
 
 FORMS = ("blosc2", "zarr")
 """Those that gather by themselves."""
 CONTENDERS = ("umappy", "np.memmap MADV_RANDOM", *FORMS, "device")
-SLOW = ("umappy", f"umappy {MANY_FILLERS} fillers", "one by one")
+SLOW = ("umappy", "one by one")
 
 
 def prepare(bench: Bench, place: Place) -> dict[str, Run]:
@@ -69,7 +69,6 @@ def prepare_slow(bench: Bench, place: Place) -> dict[str, Run]:
 
     return {
         "umappy": make(take_umappy, bench.reads, memory=bench.memory, delay=True),
-        SLOW[1]: make(take_umappy, bench.reads, memory=bench.memory, delay=True, fillers=MANY_FILLERS),
         "one by one": make(read_one_by_one, count_singles(bench)),
     }
 
@@ -84,5 +83,5 @@ def bench_gather_from_slow_store(contest: Contest, bench: Bench, place: Place, c
         lambda: prepare_slow(bench, place),
         place=place,
         items=count_singles(bench) if contender == "one by one" else bench.reads,
-        note="umappy.take" if contender.startswith("umappy") else "one read after another, of the same store",
+        note="umappy.take" if contender == "umappy" else "one read after another, of the same store",
     )

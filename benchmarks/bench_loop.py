@@ -45,4 +45,5 @@ def bench_loop(contest: Contest, bench: Bench, place: Place, contender: str) -> 
         place=place,
         bytes=PASSES * capped.size,
         limit=capped.limit,
+        rounds=1 if bench.rounds < 5 else 3,
     )
