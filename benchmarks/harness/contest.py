@@ -75,7 +75,7 @@ class Contest:
         `subject` is what tables call it, and `axis` what varies from comparison to comparison of it, such as
         {"oversubscription": 4}. One round works on `bytes` bytes or `items` items: what rates are made of. `limit`: of
         its cgroup, where not the session's. `seconds`: where it is not the metered time that counts. A contender that
-        gives up is skipped with its reason, which the reports tell; one whose name begins with umappy fails.
+        gives up is skipped with its reason, which the reports tell; umappy fails.
         """
         if self.comparison not in self.ledger.rounds:
             self.ledger.rounds[self.comparison] = alternate(prepare(), rounds or self.bench.rounds)
