@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,24 @@ def find(place: Place, numbers: NumberFile, form: str) -> str:
     path = os.path.join(place.folder, f"numbers-{numbers.size}.{form}")
     if not os.path.exists(path):
         array, close = MAKERS[form](path, numbers.count)
-        for start in range(0, numbers.count, SLICE // 8):
-            stop = min(start + SLICE // 8, numbers.count)
-            array[start:stop] = compute_range(start, stop)
+        for part in _iterate_slices(numbers.count):
+            array[part] = compute_range(part.start, part.stop)
         close()
         os.sync()
     return path
+
+
+def remove(path: str) -> None:
+    """Removes what `find` made; the next `find` makes it anew."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def _iterate_slices(count: int) -> Iterator[slice]:
+    step = SLICE // 8
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _make_blosc2(path: str, count: int) -> tuple[Any, Any]:
@@ -81,10 +95,46 @@ def open_array(form: str, path: str, mode: str = "r") -> Any:
     return h5py.File(path, mode)["x"]
 
 
+def compute_array_sum(form: str, path: str) -> float:
+    """The sum of what `path` holds."""
+    array = open_array(form, path)
+    return sum(float(array[part].sum()) for part in _iterate_slices(array.shape[0]))
+
+
 def sum_array(meter: Meter, form: str, path: str) -> dict[str, float]:
     array = open_array(form, path)
-    total, step = 0.0, SLICE // 8
     with meter:
-        for start in range(0, array.shape[0], step):
-            total += float(array[start : start + step].sum())
+        total = sum(float(array[part].sum()) for part in _iterate_slices(array.shape[0]))
     return {"sum": total}
+
+
+def gather_array(meter: Meter, form: str, path: str, count: int, reads: int, seed: int) -> dict[str, float]:
+    """By the library's own indexing with an array; h5py wants sorted indices for that, and is faster one by one."""
+    indices = NumberFile(path, count).pick(reads, seed)
+    array = open_array(form, path)
+    with meter:
+        if form == "h5py":
+            total = sum(float(array[index]) for index in indices.tolist())
+        else:
+            total = float((array.vindex if form == "zarr" else array)[indices].sum())
+    return {"sum": total}
+
+
+def add_array(meter: Meter, form: str, path: str) -> dict[str, float]:
+    """Adds 1 to each element, slice by slice, and makes them durable."""
+    array = open_array(form, path, "r+")
+    with meter:
+        for part in _iterate_slices(array.shape[0]):
+            array[part] = array[part] + 1
+        if form == "h5py":
+            array.file.flush()
+        _sync(path)
+    return {}
+
+
+def _sync(path: str) -> None:
+    """What none of them does: fsync, of the file or of each in the folder."""
+    paths = [os.path.join(base, name) for base, _, names in os.walk(path) for name in names] or [path]
+    for each in paths:
+        with open(each, "rb") as file:
+            os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from harness.figures import describe_costs, seconds_side
 from harness.number_file import compute_sum
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
+from peers.memmap import sum_memmap
 
 PASSES = 10
 
@@ -28,13 +29,6 @@ def loop_umappy(meter: Meter, path: str, size: int, memory: int, policy: str | N
     return {"sum": total, "fills": stats.fills, "bytes_read": stats.bytes_read}
 
 
-def loop_memmap(meter: Meter, path: str, size: int) -> dict[str, float]:
-    a = np.memmap(path, np.float64, mode="r", shape=(size // 8,))
-    with meter:
-        total = sum(float(a.sum()) for _ in range(PASSES))
-    return {"sum": total}
-
-
 def measure(bench: Bench) -> list[Result]:
     if bench.fast is None:
         return []
@@ -47,7 +41,7 @@ def measure(bench: Bench) -> list[Result]:
         "umappy": bench.prepare(
             loop_umappy, bench.fast, expected=expected, memory=bench.memory, policy=policy, **common
         ),
-        "np.memmap": bench.prepare(loop_memmap, bench.fast, expected=expected, **common),
+        "np.memmap": bench.prepare(sum_memmap, bench.fast, expected=expected, passes=PASSES, **common),
     }
     rounds = alternate(contenders, bench.rounds)
     notes = describe_costs(rounds, *contenders)

@@ -5,8 +5,6 @@ What the lack of the hint costs, by read-ahead that guesses wrong, is a row of i
 
 from __future__ import annotations
 
-import mmap
-
 import numpy as np
 
 import umappy
@@ -17,34 +15,28 @@ from harness.figures import describe_costs, item_side
 from harness.number_file import NumberFile, compute_values
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
+from peers.memmap import gather_memmap
 
 SEED = 1
 
 
 def gather_umappy(
-    meter: Meter, path: str, count: int, reads: int, memory: int, hint: str | None = None
+    meter: Meter, path: str, count: int, reads: int, memory: int, hint: str | None = None, warm: bool = False
 ) -> dict[str, float]:
+    """`warm`: after a pass over all, before the hint."""
     indices = NumberFile(path, count).pick(reads, SEED)
     with umappy.Pager(memory) as pager, umappy.umap(path, pager=pager) as region:
+        a = np.frombuffer(region, np.float64)
+        if warm:
+            a.sum()
         if hint is not None:
             find(region, "advise")(hint, slice(0, len(region)))
-        a = np.frombuffer(region, np.float64)
+        before = pager.stats()
         with meter:
             total = a[indices].sum()
-        stats = pager.stats()
+        after = pager.stats()
         del a
-    return {"sum": total, "fills": stats.fills, "faults": stats.read_faults}
-
-
-def gather_memmap(meter: Meter, path: str, count: int, reads: int, random: bool) -> dict[str, float]:
-    indices = NumberFile(path, count).pick(reads, SEED)
-    a = np.memmap(path, np.float64, mode="r")
-    if random:
-        mapping: mmap.mmap = a.base  # type: ignore[assignment]
-        mapping.madvise(mmap.MADV_RANDOM)
-    with meter:
-        total = a[indices].sum()
-    return {"sum": total}
+    return {"sum": total, "fills": after.fills - before.fills, "faults": after.read_faults - before.read_faults}
 
 
 def measure(bench: Bench) -> list[Result]:
@@ -58,8 +50,10 @@ def measure(bench: Bench) -> list[Result]:
         "hinted": bench.prepare(
             gather_umappy, bench.fast, expected=expected, memory=bench.memory, hint="random", **common
         ),
-        "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, random=False, **common),
-        "MADV_RANDOM": bench.prepare(gather_memmap, bench.fast, expected=expected, random=True, **common),
+        "np.memmap": bench.prepare(gather_memmap, bench.fast, expected=expected, seed=SEED, **common),
+        "MADV_RANDOM": bench.prepare(
+            gather_memmap, bench.fast, expected=expected, seed=SEED, advice="random", **common
+        ),
     }
     rounds = alternate(contenders, bench.rounds)
     ours = item_side("umappy", bench.reads)

@@ -15,6 +15,7 @@ from harness.number_file import compute_sum
 from harness.place import Place
 from harness.result import Result, Side, Target, compare, divide_rates, subtract
 from harness.rounds import Rounds, alternate
+from peers.memmap import sum_memmap
 
 RESIDENT_BYTES = 32 << 20
 RESIDENT_PASSES = 64
@@ -29,13 +30,6 @@ def sum_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
         stats = pager.stats()
         del a
     return {"sum": total, "fills": stats.fills, "faults": stats.read_faults, "peak_used": stats.peak_used}
-
-
-def sum_memmap(meter: Meter, path: str) -> dict[str, float]:
-    a = np.memmap(path, np.float64, mode="r")
-    with meter:
-        total = a.sum()
-    return {"sum": total}
 
 
 def sum_resident(meter: Meter) -> dict[str, float]:

@@ -16,7 +16,8 @@ from harness.number_file import NumberFile, compute_values
 from harness.place import Place
 from harness.result import Result, Side, Target, compare, divide, divide_rates
 from harness.rounds import alternate
-from rows.random_reads import SEED, gather_memmap
+from peers.memmap import gather_memmap
+from rows.random_reads import SEED
 from umappy.stores.native import NativeStore
 from umappy.stores.wrappers import DelayStore
 
@@ -78,7 +79,9 @@ def measure_place(bench: Bench, place: Place) -> list[Result]:
         "device": bench.prepare_limits(place),
     }
     if place.name == "fast":
-        contenders["MADV_RANDOM"] = bench.prepare(gather_memmap, place, expected=expected, random=True, **common)
+        contenders["MADV_RANDOM"] = bench.prepare(
+            gather_memmap, place, expected=expected, seed=SEED, advice="random", **common
+        )
     rounds = alternate(contenders, bench.rounds)
     work = f"take of {bench.reads}"
     device = Side("device", value("random"), lambda rate: f"{rate / 1e3:.1f} k/s")

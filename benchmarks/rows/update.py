@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ from harness.bench import Bench
 from harness.child import Meter
 from harness.errors import ContenderError
 from harness.figures import describe_costs, rate_side
-from harness.number_file import NumberFile, compute_sum
+from harness.number_file import compute_sum
 from harness.result import Result, Target, compare, divide_rates
 from harness.rounds import Run, alternate
 from harness.sample import Sample
+from peers.memmap import add_memmap
 from umappy.cli.cgroup import drop_page_cache
 
 
@@ -29,19 +31,13 @@ def add_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
     return {"fills": stats.fills, "protect_faults": stats.protect_faults, "bytes_written": stats.bytes_written}
 
 
-def add_memmap(meter: Meter, path: str) -> dict[str, float]:
-    a = np.memmap(path, np.float64, mode="r+")
-    with meter:
-        a += 1
-        a.flush()
-    return {}
-
-
 @dataclass
 class Ledger:
-    """Keeps count of what was added to the file, and looks after each run whether it was."""
+    """Keeps count of what was added to `count` numbers, and looks after each run whether it was."""
 
-    numbers: NumberFile
+    count: int
+    read_sum: Callable[[], float]
+    restore: Callable[[], None]
     times: int = 0
 
     def check(self, run: Run) -> Run:
@@ -50,11 +46,11 @@ class Ledger:
                 sample = run()
                 self.times += 1
                 drop_page_cache()
-                expected = compute_sum(self.numbers.count) + self.times * self.numbers.count
-                if (total := self.numbers.read_sum()) != expected:
+                expected = compute_sum(self.count) + self.times * self.count
+                if (total := self.read_sum()) != expected:
                     raise ContenderError(f"wrong result: the file's sum is {total!r}, not {expected!r}")
             except ContenderError:
-                self.numbers.write()
+                self.restore()
                 self.times = 0
                 raise
             return sample
@@ -66,7 +62,7 @@ def measure(bench: Bench) -> list[Result]:
     if bench.fast is None:
         return []
     numbers = bench.fast.numbers(bench.size)
-    ledger = Ledger(numbers)
+    ledger = Ledger(numbers.count, numbers.read_sum, numbers.write)
     contenders = {
         "umappy": ledger.check(bench.prepare(add_umappy, bench.fast, path=numbers.path, memory=bench.memory)),
         "np.memmap": ledger.check(bench.prepare(add_memmap, bench.fast, path=numbers.path)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from harness.figures import value
 from harness.number_file import compute_values
 from harness.result import Result, Side, Target, compare, save
 from harness.rounds import alternate
+from peers.memmap import open_memmap
 
 EXPONENT = 1.1
 TIMES = 10
@@ -40,21 +43,37 @@ def make_trace(items: int, reads: int) -> NDArray[np.int64]:
     return pages[ranks % len(pages)] * PAGE_ITEMS + ranks // len(pages)
 
 
-def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int, policy: str | None) -> dict[str, float]:
-    trace = make_trace(size // 8, reads)
-    chunks = np.array_split(trace, max(1, reads // CHUNK))
+def split_trace(size: int, reads: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Returns the reads that warm up and those that count, CHUNK by CHUNK."""
+    chunks = np.array_split(make_trace(size // 8, reads), max(1, reads // CHUNK))
     warm = len(chunks) // WARM_PART
+    return chunks[:warm], chunks[warm:]
+
+
+def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int, policy: str | None) -> dict[str, float]:
+    warm, counted = split_trace(size, reads)
     options = {} if policy is None else {"policy": policy}
     with make_pager(memory, **options) as pager, umappy.umap(path, size, pager=pager) as region:
         a = np.frombuffer(region, np.float64)
-        total = sum(float(a[chunk].sum()) for chunk in chunks[:warm])
+        total = sum(float(a[chunk].sum()) for chunk in warm)
         before = pager.stats()
         with meter:
-            total += sum(float(a[chunk].sum()) for chunk in chunks[warm:])
+            total += sum(float(a[chunk].sum()) for chunk in counted)
         after = pager.stats()
         del a
-    counted = sum(map(len, chunks[warm:]))
-    return {"sum": total, "misses": after.fills - before.fills, "reads": counted}
+    return {"sum": total, "misses": after.fills - before.fills, "reads": sum(map(len, counted))}
+
+
+def read_memmap(meter: Meter, path: str, size: int, reads: int, advice: str | None = None) -> dict[str, float]:
+    """Its misses are the process's faults that took I/O; what it keeps is the rest of the cgroup."""
+    warm, counted = split_trace(size, reads)
+    a = open_memmap(path, advice=advice, size=size)
+    total = sum(float(a[chunk].sum()) for chunk in warm)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    with meter:
+        total += sum(float(a[chunk].sum()) for chunk in counted)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    return {"sum": total, "misses": after - before, "reads": sum(map(len, counted))}
 
 
 def measure(bench: Bench) -> list[Result]:
