@@ -138,7 +138,7 @@ def bench_random_writes_to_compressed(contest: Contest, bench: Bench, data: Data
 @pytest.mark.parametrize("contender", ["umappy"])
 @pytest.mark.device("fast")
 def bench_space_after_rewrites(contest: Contest, bench: Bench, data: DataFile, contender: str) -> None:
-    size = data.size // 4
+    size = data.size // 8
     path = os.path.join(data.place.folder, "rewritten.zst")
     contest.run(
         f"compressed file written {zstd_rewrite.REWRITES + 1} times over",
