@@ -43,7 +43,7 @@ def bench_loop(contest: Contest, bench: Bench, place: Place, contender: str) -> 
         contender,
         lambda: prepare(capped, place, place.numbers(bench.size).path),
         place=place,
-        bytes=PASSES * capped.size,
+        nbytes=PASSES * capped.size,
         limit=capped.limit,
         rounds=1 if bench.rounds < 5 else 3,
     )

@@ -80,7 +80,7 @@ def bench_sequential_sum_of_export(contest: Contest, bench: Bench, server: Serve
             },
         }
 
-    contest.run("sequential sum over NBD", contender, prepare, bytes=server.numbers.size, note=note(contender))
+    contest.run("sequential sum over NBD", contender, prepare, nbytes=server.numbers.size, note=note(contender))
 
 
 @pytest.mark.parametrize("contender", ["umappy", *LIBNBD])

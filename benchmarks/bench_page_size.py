@@ -41,7 +41,7 @@ def run(
     place: Place,
     **amount: int,
 ) -> None:
-    """`amount` is the `bytes` or the `items` of a round."""
+    """`amount` is the `nbytes` or the `items` of a round."""
     contest.run(
         f"{subject} by page size",
         contender,
@@ -66,7 +66,7 @@ def bench_sum_by_page_size(contest: Contest, bench: Bench, place: Place, contend
             "np.memmap": bench.prepare(sum_memmap, place, **common),
         }
 
-    run(contest, "sequential sum", contender, page_size, prepare, place, bytes=bench.size)
+    run(contest, "sequential sum", contender, page_size, prepare, place, nbytes=bench.size)
 
 
 @contenders
@@ -105,4 +105,4 @@ def bench_update_by_page_size(contest: Contest, bench: Bench, place: Place, cont
             "np.memmap": ledger.check(bench.prepare(add_memmap, place, path=numbers.path)),
         }
 
-    run(contest, "a += 1; flush()", contender, page_size, prepare, place, bytes=bench.size // 2)
+    run(contest, "a += 1; flush()", contender, page_size, prepare, place, nbytes=bench.size // 2)

@@ -42,7 +42,7 @@ def bench_sequential_sum(contest: Contest, bench: Bench, place: Place, contender
         contender,
         lambda: prepare(bench, place, bench.size),
         place=place,
-        bytes=bench.size,
+        nbytes=bench.size,
         seconds=(lambda sample: bench.size / sample.values["sequential"]) if contender == "device" else None,
     )
 
@@ -66,7 +66,7 @@ def bench_sequential_sum_by_oversubscription(
         prepare_capped,
         place=place,
         axis={"oversubscription": times},
-        bytes=bench.size,
+        nbytes=bench.size,
         limit=capped.limit,
         rounds=1 if bench.rounds < 5 else 3,
     )

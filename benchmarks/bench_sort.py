@@ -84,6 +84,6 @@ def bench_sort_by_size(contest: Contest, bench: Bench, room: Place, contender: s
         lambda: prepare(bench, room, size),
         place=room,
         axis={"size_gib": size / (1 << 30)},
-        bytes=size,
+        nbytes=size,
         rounds=1 if bench.rounds < 5 else 3,
     )

@@ -62,7 +62,7 @@ def bench_update(contest: Contest, bench: Bench, place: Place, contender: str, c
         contender,
         lambda: prepare(bench, place, size, cleanup),
         place=place,
-        bytes=size,
+        nbytes=size,
         rounds=max(1, bench.rounds - 1),
     )
 

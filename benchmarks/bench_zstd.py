@@ -88,7 +88,7 @@ def bench_sequential_sum_of_compressed(contest: Contest, bench: Bench, data: Dat
         lambda: prepare_readers(bench, data, sum_umappy, sum_peer, data.sum),
         place=data.place,
         axis={"data": data.kind},
-        bytes=data.size,
+        nbytes=data.size,
     )
 
 
@@ -146,7 +146,7 @@ def bench_space_after_rewrites(contest: Contest, bench: Bench, data: DataFile, c
         lambda: {"umappy": bench.prepare(zstd_rewrite.rewrite_all, data.place, kind=data.kind, path=path, size=size)},
         place=data.place,
         axis={"data": data.kind},
-        bytes=size * (zstd_rewrite.REWRITES + 1),
+        nbytes=size * (zstd_rewrite.REWRITES + 1),
         rounds=1,
         note="values: bytes allocated in the end, and bytes that the same takes packed",
     )

@@ -1,8 +1,8 @@
 """Polars' streaming sort, from Parquet to Parquet.
 
-It spills when its own count of bytes passes a budget, by default 0.8 of the cgroup's memory. That count leaves out some
-of what the cgroup counts, so here the budget is half. A smaller one is no remedy for a limit of few hundred MiB: what is
-left out is larger. It spills to the device that the data lies on.
+It spills when its own count of bytes passes a budget, by default 0.8 of the cgroup's memory. That count leaves out
+some of what the cgroup counts, so here the budget is half. A smaller one is no remedy for a limit of few hundred MiB:
+what is left out is larger. It spills to the device that the data lies on.
 """
 
 from __future__ import annotations
