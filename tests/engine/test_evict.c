@@ -164,6 +164,27 @@ static void test_memory_stays_within_the_budget(void) {
   rig_end(&r);
 }
 
+/* Policies let pages prove themselves in a few hundredths of the memory; a large batch would empty that. */
+static void test_evictor_of_scattered_pages_takes_hardly_more_than_is_wanted(void) {
+  rig r;
+  rig_policy = UM_POLICY_FIFO;
+  rig_open(&r, &(rig_options){.size = 32 << 20, .memory = 16 << 20});
+  for (uint64_t page = 0; page < r.size >> 12; page++) {
+    rig_read(&r, page * 2731 % (r.size >> 12) << 12);
+    if (page % 251)
+      continue;
+    for (uint64_t end = now_ns() + 10000000; um_budget_low(r.pager) || now_ns() < end;) /* the evictor is at rest */
+      CHECK(now_ns() < end + 5000000000ull);
+    uint64_t low = um_max(r.pager->low_water, 2 * atomic_load(&r.pager->emergency));
+    uint64_t evictions = rig_stats(&r).evictions, free_ = um_budget_free(r.pager);
+    CHECK(evictions == 0 || free_ <= low + r.pager->memory / 1024 + 2 * 4096);
+  }
+  CHECK(rig_stats(&r).evictions > 1000);
+  rig_close(&r);
+  rig_end(&r);
+  rig_policy = UM_POLICY_AUTO;
+}
+
 int main(void) {
   watchdog_start(20);
   RUN(test_writes_to_a_page_that_is_evicted_are_kept);
@@ -172,6 +193,7 @@ int main(void) {
   RUN(test_writer_does_not_wait_for_a_write_back_and_keeps_the_page);
   RUN(test_threads_that_outnumber_the_pages_get_the_two_that_they_need);
   RUN(test_memory_stays_within_the_budget);
+  RUN(test_evictor_of_scattered_pages_takes_hardly_more_than_is_wanted);
   watchdog_pet("the end");
   return 0;
 }

@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,20 @@ def test_many_regions_of_one_pager_share_its_budget(
         data = make_bytes(seed, size)
         wanted = b"".join(data[start : start + 100_000][::-1] for start in range(0, size, 100_000))
         assert Path(region.store.path).read_bytes() == wanted
+
+
+def test_regions_in_great_number_leave_the_budget_to_the_pages(
+    make_pager: MakePager, map_store: MapStore, make_file: MakeFile
+) -> None:
+    """What the first remember of their readers takes a part of it; the others do without, and nobody waits for it."""
+    pager = make_pager(memory=16 * MIB)
+    path = make_file(65536, 1)
+    started = time.monotonic()
+    regions = [map_store(path, pager=pager) for _ in range(300)]
+    took = time.monotonic() - started
+    assert pager.stats().overhead < pager.memory * 3 / 4
+    assert took < 10
+    assert {regions[0][:], regions[-1][:]} == {make_bytes(1, 65536)}
 
 
 def test_regions_of_two_pagers_in_one_statement_do_not_wait_for_each_other(

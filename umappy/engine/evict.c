@@ -27,6 +27,7 @@
 #define LOOK 256 /* runs looked at for a batch */
 #define WORTH 32 /* one in so many short runs on standby is touched there, or only one in so many is kept */
 #define WORTH_RUNS 1024
+#define BURST 1024   /* of short runs a batch takes 1 / so much of the memory: what is on trial is a few hundredths */
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 
 typedef um_leaving victim;
@@ -288,17 +289,19 @@ static enum picked pick_one(um_worker *w, batch *b, um_frame_id id) {
 /* Phase 1. */
 static void pick(um_worker *w, batch *b) {
   um_pager *p = w->pager;
-  uint64_t target = um_budget_short(p);
+  uint64_t target = um_budget_short(p), scattered = 0, most = um_max(p->memory / BURST, UM_PAGE_SIZE_MIN);
   um_frame_id id = UM_NIL;
   enum picked picked = TAKEN;
   pthread_mutex_lock(&p->frames_lock);
-  for (int looked = 0; looked < LOOK && b->bytes < target && picked != BATCH_FULL; looked++) {
-    if (pick_standby(p, b))
-      continue;
-    id = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
-    if (id == UM_NIL)
-      break;
-    picked = pick_one(w, b, id);
+  for (int looked = 0; looked < LOOK && b->bytes < target && scattered < most && picked != BATCH_FULL; looked++) {
+    uint64_t bytes = b->bytes;
+    if (!pick_standby(p, b)) {
+      id = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
+      if (id == UM_NIL)
+        break;
+      picked = pick_one(w, b, id);
+    }
+    scattered += b->bytes - bytes < UM_CHUNK ? b->bytes - bytes : 0;
   }
   pthread_mutex_unlock(&p->frames_lock);
 }

@@ -235,6 +235,7 @@ struct um_pager {
   _Atomic uint64_t standby_bytes;     /* in chunks of runs STANDBY; standby.c */
   _Atomic uint64_t reserved, wanted;  /* bytes callers took, and wait for; reserve.c */
   _Atomic uint64_t memory_min;        /* what the regions there are need; region.c */
+  _Atomic uint64_t readahead_bytes;   /* what they remember of their readers, of `overhead`; region.c */
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */

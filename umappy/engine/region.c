@@ -14,7 +14,8 @@
 #define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
 #define GAP_MAX (16u << 10)    /* strides up to this are read whole */
 #define READAHEAD_WAIT_NS 100000000u
-#define STORE_SHARE 8u /* a store's caches have one such part of the budget, at most */
+#define READAHEAD_SHARE 4 /* all regions' together take 1 / so much of the memory */
+#define STORE_SHARE 8u    /* a store's caches have one such part of the budget, at most */
 #define STORE_WAIT_MS 100u
 
 static uint32_t position(const um_pager *p, uintptr_t address) { /* of the first region above address */
@@ -124,7 +125,9 @@ static int make_readahead(um_region *r) {
       .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
       .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
   };
-  uint64_t bytes = um_round_up(um_readahead_bytes(), um_host_page);
+  uint64_t bytes = um_round_up(um_readahead_bytes(), um_host_page), others = atomic_load(&p->readahead_bytes);
+  if (others > 0 && others + bytes > p->memory / READAHEAD_SHARE)
+    return 0; /* of so many regions these do without: pages need the memory more */
   if (um_memory_wait(p, bytes, atomic_load(&p->emergency), um_now_ns() + READAHEAD_WAIT_NS))
     return 0; /* no memory for it: the region does without */
   void *memory = um_memory_map(bytes);
@@ -133,6 +136,7 @@ static int make_readahead(um_region *r) {
     return -ENOMEM;
   }
   atomic_fetch_add(&p->overhead, bytes);
+  atomic_fetch_add(&p->readahead_bytes, bytes);
   r->readahead = um_readahead_init(memory, &limits);
   return 0;
 }
@@ -140,8 +144,10 @@ static int make_readahead(um_region *r) {
 static void end_readahead(um_region *r) {
   if (!r->readahead)
     return;
+  uint64_t bytes = um_round_up(um_readahead_bytes(), um_host_page);
   um_memory_unmap(r->readahead, um_readahead_bytes());
-  um_budget_uncharge(r->pager, um_round_up(um_readahead_bytes(), um_host_page));
+  atomic_fetch_sub(&r->pager->readahead_bytes, bytes);
+  um_budget_uncharge(r->pager, bytes);
 }
 
 /* A share for what the store caches, if it is there for the taking; else it does with its least, uncounted. */
