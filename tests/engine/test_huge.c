@@ -67,12 +67,37 @@ static void test_huge_stream_that_reads_maps_huge_pages(void) {
   rig r;
   rig_options o = streaming(true, 2 * SIZE);
   rig_open(&r, &o);
+  r.pager->pool.dear_ns = UINT64_MAX; /* whatever they cost */
   if (r.region->moves && has_huge_pages()) {
     read_all(&r);
     CHECK(huge_bytes((uintptr_t)r.bytes, (uintptr_t)r.bytes + r.size) >= r.size / 2); /* all but the stream's start */
   }
   rig_close(&r);
   rig_end(&r);
+}
+
+static uint64_t huge_bytes_of(const rig *r) {
+  return huge_bytes((uintptr_t)r->bytes, (uintptr_t)r->bytes + r->size) +
+         huge_bytes(r->pager->pool.address, r->pager->pool.address + r->pager->pool.mapped);
+}
+
+static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
+  rig r;
+  rig_options o = streaming(true, SIZE / 4 * 3);
+  rig_policy = UM_POLICY_FIFO; /* all memory goes round */
+  rig_open(&r, &o);
+  r.pager->pool.dear_ns = 0;
+  if (r.region->moves && has_huge_pages()) {
+    read_all(&r);
+    CHECK(huge_bytes_of(&r) <= SIZE / 8);
+    for (uint64_t end = now_ns() + 20000000000ull; huge_bytes_of(&r) < SIZE / 4;) {
+      CHECK(now_ns() < end);
+      read_all(&r);
+    }
+  }
+  rig_close(&r);
+  rig_end(&r);
+  rig_policy = UM_POLICY_AUTO;
 }
 
 /* A reader of `to`, and a thread that wakes it, so that it faults again and again. */
@@ -153,6 +178,7 @@ static void test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once(void)
 int main(void) {
   watchdog_start(60);
   RUN(test_huge_stream_that_reads_maps_huge_pages);
+  RUN(test_huge_pages_that_are_dear_are_saved_up_for);
   RUN(test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once);
   return 0;
 }

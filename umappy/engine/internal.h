@@ -197,7 +197,7 @@ typedef struct um_worker {
 /* pool.h */
 typedef struct um_pool {
   pthread_mutex_t lock;       /* the two lists; taken last of all locks */
-  pthread_mutex_t fresh_lock; /* one thread makes new memory at a time */
+  pthread_mutex_t fresh_lock; /* one thread makes new memory at a time; pool_make.c */
   uintptr_t address;          /* constant, and so the five below */
   uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
   void *mapping, *fresh_mapping;
@@ -208,6 +208,11 @@ typedef struct um_pool {
   uint32_t *next;                    /* lock: links of the lists */
   _Atomic uint32_t empty, full;      /* lock: heads of the lists; looked at without it */
   _Atomic uint64_t idle;             /* bytes in FULL unused chunks: in the budget, and free for the asking */
+  _Atomic uint64_t huge_ns;          /* what the last huge page took to make; 0: none was */
+  _Atomic uint64_t saved_ns;         /* time that may be spent on dear ones; pool_make.c */
+  _Atomic uint64_t smalls;           /* chunks made of small pages and not exchanged since, or given back */
+  uint64_t dear_ns;                  /* constant: from here on a huge page is saved up for */
+  bool fresh_huge;                   /* fresh_lock: what `fresh` is advised to be */
 } um_pool;
 
 /* A run to read ahead. */

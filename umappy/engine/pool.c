@@ -1,20 +1,16 @@
-/* pool.c: the chunks' lists, and where their memory comes from; see pool.h.
- *
- * New memory is made at an address that is not registered (touching a registered one would fault), as a huge page, and
- * moved into an EMPTY chunk. Without UFFDIO_MOVE nothing ever leaves a chunk: they are not registered, and are made
- * where they lie. */
+/* pool.c: the chunks' lists, and the slots; see pool.h. Where their memory comes from: pool_make.c. */
 #define _GNU_SOURCE
 #include "pool.h"
 
 #include "mechanism.h"
+#include "pool_make.h"
 #include "shelf.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
 
-#define CHUNKS_MIN 16     /* addresses: pages leave through chunks under every budget */
-#define SLOT_KINDS 9      /* 4 KiB to 1 MiB */
-#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE */
+#define CHUNKS_MIN 16 /* addresses: pages leave through chunks under every budget */
+#define SLOT_KINDS 9  /* 4 KiB to 1 MiB */
 
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk) {
   return p->pool.address + (uint64_t)(chunk - 1) * UM_CHUNK;
@@ -57,6 +53,7 @@ int um_pool_create(um_pager *p) {
   um_pool *pool = &p->pool;
   pthread_mutex_init(&pool->lock, NULL);
   pthread_mutex_init(&pool->fresh_lock, NULL);
+  um_pool_make_init(pool);
   uint64_t most = um_max(CHUNKS_MIN, p->memory / UM_CHUNK);
   pool->mapped = most * UM_CHUNK;
   pool->next = calloc(most + 1, sizeof *pool->next);
@@ -125,36 +122,11 @@ uint32_t um_pool_take_idle(um_pager *p) {
   return chunk;
 }
 
-/* Makes memory behind an EMPTY chunk; it is reserved already. */
-static int make(um_pager *p, uint32_t chunk) {
-  um_pool *pool = &p->pool;
-  uintptr_t address = um_pool_address(p, chunk), at = p->mechanism->moves ? pool->fresh : address;
-  int code = 0;
-  pthread_mutex_lock(&pool->fresh_lock);
-  if (madvise((void *)at, UM_CHUNK, POPULATE_WRITE)) { /* Linux 5.14 */
-    if (errno == EINVAL)
-      memset((void *)at, 0, UM_CHUNK);
-    else
-      code = -errno;
-  }
-  if (code == 0 && at != address) {
-    um_memory_clear_table(address);
-    code = um_uffd_move(p->uffd, p->pagemap, address, at, UM_CHUNK, NULL);
-  }
-  if (code) {
-    um_pool_drop(p, at, UM_CHUNK);
-    um_pool_drop(p, address, UM_CHUNK);
-    um_pool_unlock(p); /* one of them may be locked, and the other not: the next try finds them alike */
-  }
-  pthread_mutex_unlock(&pool->fresh_lock);
-  return code;
-}
-
 uint32_t um_pool_take_new(um_pager *p) {
   if (!um_budget_try(p, UM_CHUNK, atomic_load(&p->emergency)))
     return 0;
   uint32_t chunk = um_pool_take_empty(p);
-  if (chunk && make(p, chunk) == 0)
+  if (chunk && um_pool_make(p, chunk) == 0)
     return chunk;
   if (chunk)
     um_pool_put_empty(p, chunk);
@@ -166,6 +138,11 @@ uint32_t um_pool_take_full(um_pager *p) {
   uint32_t chunk = um_pool_take_idle(p);
   if (!chunk)
     chunk = um_pool_take_new(p);
+  else if (um_pool_renew(p, chunk)) {
+    um_pool_put_empty(p, chunk);
+    um_budget_release(p, UM_CHUNK);
+    return 0;
+  }
   return chunk ? chunk : um_shelf_take_oldest(p);
 }
 

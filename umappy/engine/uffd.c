@@ -17,6 +17,8 @@
 #define COPY_WP 2ull
 #define WRITEPROTECT_WP 1ull
 #define USER_MODE_ONLY 1
+#define SCAN_IS_PRESENT (1ull << 3)
+#define SCAN_IS_HUGE (1ull << 6)
 #define AGAIN_DEADLINE_NS 10000000000ull
 #define BUSY_NS 1000000u
 
@@ -38,6 +40,12 @@ struct protect {
   struct range range;
   uint64_t mode;
 };
+struct scan { /* of /proc/self/pagemap: pm_scan_arg, page_region */
+  uint64_t size, flags, start, end, walk_end, vector, vector_length, pages_max, inverted, all_of, any_of, returned;
+};
+struct scanned {
+  uint64_t start, end, categories;
+};
 
 #define IOC_NEW _IO(0xAA, 0x00)
 #define IOC_API _IOWR(0xAA, 0x3F, struct api)
@@ -46,6 +54,7 @@ struct protect {
 #define IOC_COPY _IOWR(0xAA, 0x03, struct copy)
 #define IOC_MOVE _IOWR(0xAA, 0x05, struct copy)
 #define IOC_PROTECT _IOWR(0xAA, 0x06, struct protect)
+#define IOC_SCAN _IOWR('f', 16, struct scan)
 
 static int open_device(void) {
   int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
@@ -232,4 +241,15 @@ bool um_uffd_present(int pagemap, uintptr_t address) {
   uint64_t entry = 0;
   off_t at = (off_t)(address / um_host_page * sizeof entry);
   return pread(pagemap, &entry, sizeof entry, at) == sizeof entry && (entry >> 62) != 0; /* in memory or in swap */
+}
+
+bool um_uffd_is_huge(int pagemap, uintptr_t address) {
+  struct scanned found = {0};
+  struct scan scan = {.size = sizeof scan,
+                      .start = address,
+                      .end = address + um_host_page,
+                      .vector = (uintptr_t)&found,
+                      .vector_length = 1,
+                      .returned = SCAN_IS_PRESENT | SCAN_IS_HUGE};
+  return ioctl(pagemap, IOC_SCAN, &scan) != 1 || found.categories & SCAN_IS_HUGE;
 }

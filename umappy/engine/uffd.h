@@ -32,5 +32,6 @@ int um_uffd_unprotect(int fd, uintptr_t address, uint64_t length); /* wakes */
 int um_uffd_wake(int fd, uintptr_t address, uint64_t length);
 int um_uffd_read(int fd, struct uffd_msg *messages, int capacity); /* how many, or -errno */
 bool um_uffd_present(int pagemap, uintptr_t address);
+bool um_uffd_is_huge(int pagemap, uintptr_t address); /* a huge page; also where the kernel does not tell (6.7) */
 
 #endif
