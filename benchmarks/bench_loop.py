@@ -39,7 +39,7 @@ def prepare(bench: Bench, place: Place, path: str) -> dict[str, Run]:
 def bench_loop(contest: Contest, bench: Bench, place: Place, contender: str) -> None:
     capped = dataclasses.replace(bench, size=bench.size // PART).capped_for(2)
     contest.run(
-        f"{PASSES} sums of twice the budget",
+        f"loop: {PASSES} sums of twice the budget",
         contender,
         lambda: prepare(capped, place, place.numbers(bench.size).path),
         place=place,

@@ -15,10 +15,10 @@ from harness.contest import Contest
 from harness.number_file import NumberFile, compute_sum, compute_values
 from harness.place import Place
 from harness.rounds import Run
-from peers.memmap import sum_memmap
+from peers.memmap import add_memmap, gather_memmap, sum_memmap
 from rows.page_sizes import run_paged
-from rows.random_reads import SEED, gather_memmap
-from rows.update import Ledger, add_memmap
+from rows.random_reads import SEED
+from rows.update import Ledger
 
 READS_MAX = 2000
 """A page of 2 MiB takes a millisecond."""
@@ -84,7 +84,7 @@ def bench_random_reads_by_page_size(
         ours = {"work": "gather", "page_size": page_size, "memory": max(bench.memory, MEMORY_MIN)}
         return {
             "umappy": bench.prepare(run_paged, place, **common, **ours),
-            "np.memmap": bench.prepare(gather_memmap, place, random=False, **common),
+            "np.memmap": bench.prepare(gather_memmap, place, seed=SEED, **common),
         }
 
     run(contest, "random reads", contender, page_size, prepare, place, items=reads)
@@ -98,7 +98,7 @@ def bench_update_by_page_size(contest: Contest, bench: Bench, place: Place, cont
         # Of its own: others read place.numbers.
         numbers = NumberFile(os.path.join(place.folder, "page-sizes"), bench.size // 2 // 8)
         numbers.write()
-        ledger = Ledger(numbers)
+        ledger = Ledger(numbers.count, numbers.read_sum, numbers.write)
         ours = {"work": "add", "page_size": page_size, "memory": max(bench.memory, MEMORY_MIN)}
         return {
             "umappy": ledger.check(bench.prepare(run_paged, place, path=numbers.path, **ours)),
