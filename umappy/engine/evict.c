@@ -27,7 +27,7 @@
 #define LOOK 256 /* runs looked at for a batch */
 #define WORTH 32 /* one in so many short runs on standby is touched there, or only one in so many is kept */
 #define WORTH_RUNS 1024
-#define BURST 1024   /* of short runs a batch takes 1 / so much of the memory: what is on trial is a few hundredths */
+#define BURST 1024   /* of short clean runs a batch takes 1 / so much of the memory: on trial are a few hundredths */
 #define CLAIM_RUNS 4 /* staging buffers claimed at once: nobody else may write what is */
 
 typedef um_leaving victim;
@@ -294,14 +294,15 @@ static void pick(um_worker *w, batch *b) {
   enum picked picked = TAKEN;
   pthread_mutex_lock(&p->frames_lock);
   for (int looked = 0; looked < LOOK && b->bytes < target && scattered < most && picked != BATCH_FULL; looked++) {
-    uint64_t bytes = b->bytes;
+    uint64_t clean = b->bytes - b->claimed;
     if (!pick_standby(p, b)) {
       id = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
       if (id == UM_NIL)
         break;
       picked = pick_one(w, b, id);
     }
-    scattered += b->bytes - bytes < UM_CHUNK ? b->bytes - bytes : 0;
+    clean = b->bytes - b->claimed - clean;
+    scattered += clean < UM_CHUNK ? clean : 0;
   }
   pthread_mutex_unlock(&p->frames_lock);
 }
