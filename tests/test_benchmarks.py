@@ -55,6 +55,32 @@ def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
 
 
 @needs_root
+def test_collected_benchmarks_measure_and_publish(tmp_path: Path) -> None:
+    """Of those that need no library but numpy."""
+    report = tmp_path / "report.json"
+    files = [BENCHMARKS / "bench_loop.py", BENCHMARKS / "bench_threads.py"]
+    options = ["--scale", "tiny", "--rounds", "2", "-W", "default", "-o", "faulthandler_timeout=0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *files, *options, f"--benchmark-json={report}"],
+        cwd=BENCHMARKS.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    found = [benchmark["extra_info"] for benchmark in json.loads(report.read_text())["benchmarks"]]
+    ours = [each for each in found if each["contender"] == "umappy"]
+    assert {each["axis"].get("threads") for each in ours} == {None, 1, 64}
+    assert all(each["cap"] == "cgroup" and each["peak_bytes"][0] <= each["limit"] for each in found)
+    assert all(each["device_bytes_read"][0] > 0 for each in ours)
+    docs = tmp_path / "docs"
+    publish = [sys.executable, BENCHMARKS / "publish.py", report, "--docs", docs]
+    done = subprocess.run(publish, env=os.environ | {"PYTHONPATH": str(BENCHMARKS)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "np.memmap MADV_RANDOM" in (docs / "performance.md").read_text()
+    assert len(list((docs / "performance").glob("*.png"))) == 1
+
+
+@needs_root
 def test_nbd_on_a_small_file_measures_and_reports(tmp_path: Path) -> None:
     if shutil.which("nbdkit") is None or not Path("/usr/include/libnbd.h").exists():
         pytest.skip("needs nbdkit, libnbd-bin and libnbd-dev (apt-get install)")
