@@ -10,7 +10,7 @@ $UMAPPY_BENCH_DIR, else this project's) that is emptied in the end. Their own li
 Prints a table and writes every sample to --json. Needs root and gcc. On a machine that does other things meanwhile the
 figures are worth little: the load is printed with each.
 
-"-" as a verdict: no target, for comparison only. "not yet": this umappy has not got what the row measures.
+"-" as a verdict: no target, for comparison only.
 """
 
 from __future__ import annotations

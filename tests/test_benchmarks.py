@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import umappy
-
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MIB = 1 << 20
 LIMIT = 256 * MIB
@@ -41,8 +39,7 @@ def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
     assert len(results) == 8
     for result in results:
         assert result["row"] in done.stdout
-        assert result["verdict"] in {"pass", "fail", "-"} if result["ratios"] else result["verdict"] == "not yet"
-    assert len([result for result in results if result["ratios"]]) >= 7
+        assert result["verdict"] in {"pass", "fail", "-"}
     sequential = results[0]["rounds"]
     assert sequential["umappy"][0]["values"]["fills"] > 0
     assert sequential["umappy"][0]["device_bytes_read"] >= 16 * MIB
@@ -63,6 +60,8 @@ def test_collected_benchmarks_measure_and_publish(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *files, *options, f"--benchmark-json={report}"],
         cwd=BENCHMARKS.parent,
+        # Where workers run the tests, pytest-benchmark would do nothing.
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
         capture_output=True,
         text=True,
     )
@@ -136,23 +135,17 @@ def test_trial_that_is_charged_for_the_memory_behind_a_device_fails() -> None:
             Trial(add_memmap, {"path": file.name}, LIMIT).run()
 
 
-def test_rows_of_what_is_not_there_yet_say_so() -> None:
-    from harness.api import find, make_pager
-    from harness.errors import NotYetError
+def test_contender_that_gave_up_is_left_out_and_the_others_go_on() -> None:
+    from harness.errors import ContenderError
     from harness.rounds import alternate
     from harness.sample import Sample
 
-    with pytest.raises(NotYetError, match=r"umappy\.juggle"):
-        find(umappy, "juggle")
-    with pytest.raises(NotYetError, match=r"Pager\(juggle=...\)"):
-        make_pager(64 * MIB, juggle=1)
+    def give_up() -> Sample:
+        raise ContenderError("killed")
 
-    def run_missing() -> Sample:
-        raise NotYetError("umappy.juggle")
-
-    rounds = alternate({"missing": run_missing, "there": lambda: Sample(seconds=1.0)}, 3)
+    rounds = alternate({"killed": give_up, "there": lambda: Sample(seconds=1.0)}, 3)
     assert len(rounds.samples["there"]) == 3
-    assert isinstance(rounds.find_problem("there", "missing"), NotYetError)
+    assert str(rounds.find_problem("there", "killed")) == "killed"
 
 
 def test_comparison_takes_the_median_of_the_ratios_of_rounds() -> None:

@@ -1,7 +1,7 @@
 """The program a contender runs in: `python -m harness.child MODULE FUNCTION ARGUMENTS`, arguments as a JSON object.
 
 Calls the function with a Meter first; what it does within `with meter:` is measured. It returns a dict of figures.
-Prints one line of JSON: fields of a Sample and the peak of its own cgroup, or {"not_yet": ...}.
+Prints one line of JSON: fields of a Sample and the peak of its own cgroup.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from harness.cap import read_own_peak
-from harness.errors import NotYetError
 
 
 class Meter:
@@ -50,11 +49,7 @@ def _count() -> dict[str, float]:
 def main(module: str, name: str, arguments: str) -> None:
     meter = Meter()
     function: Any = getattr(importlib.import_module(module), name)
-    try:
-        values = function(meter, **json.loads(arguments))
-    except NotYetError as error:
-        print(json.dumps({"not_yet": str(error)}))
-        return
+    values = function(meter, **json.loads(arguments))
     found = {key: float(value) for key, value in values.items()}
     print(json.dumps(meter.figures | {"values": found, "own_peak": read_own_peak()}))
 

@@ -5,7 +5,3 @@ from __future__ import annotations
 
 class ContenderError(Exception):
     """It failed: killed, too slow, a wrong result, an error of its own."""
-
-
-class NotYetError(ContenderError):
-    """It needs what this umappy does not have; the message names it."""

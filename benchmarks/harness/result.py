@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.errors import ContenderError, NotYetError
+from harness.errors import ContenderError
 from harness.rounds import Figure, Rounds
 
-Verdict = Literal["pass", "fail", "not yet", "problem", "-"]
+Verdict = Literal["pass", "fail", "problem", "-"]
 Ratio = Callable[[float, float], float]
 
 
@@ -87,7 +87,7 @@ class Result:
     @property
     def verdict(self) -> Verdict:
         if self.problem is not None:
-            return "not yet" if isinstance(self.problem, NotYetError) else "problem"
+            return "problem"
         if self.target is None or self.ratio is None:
             return "-"
         return "pass" if self.target.is_met(self.ratio) else "fail"

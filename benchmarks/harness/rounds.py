@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from harness.errors import ContenderError, NotYetError
+from harness.errors import ContenderError
 from harness.sample import Sample
 
 Run = Callable[[], Sample]
@@ -50,8 +50,7 @@ def alternate(contenders: Mapping[str, Run], count: int) -> Rounds:
                 sample = contenders[name]()
             except ContenderError as problem:
                 problems[name] = problem
-                label = "not yet" if isinstance(problem, NotYetError) else "FAILED"
-                _say(f"  {name}: {label}: {problem}")
+                _say(f"  {name}: FAILED: {problem}")
                 continue
             samples[name].append(sample)
             took = f"{sample.seconds:.3f} s" if sample.seconds else "measured"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 import umappy
-from harness.api import find
 from harness.bench import Bench
 from harness.child import Meter
 from harness.figures import describe_costs, item_side
@@ -30,7 +29,7 @@ def gather_umappy(
         if warm:
             a.sum()
         if hint is not None:
-            find(region, "advise")(hint, slice(0, len(region)))
+            region.advise(hint)
         before = pager.stats()
         with meter:
             total = a[indices].sum()

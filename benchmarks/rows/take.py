@@ -8,7 +8,6 @@ import struct
 import numpy as np
 
 import umappy
-from harness.api import find, make_pager
 from harness.bench import Bench
 from harness.child import Meter
 from harness.figures import describe_costs, item_side, value
@@ -31,16 +30,14 @@ MANY_FILLERS = 64
 def take_umappy(
     meter: Meter, path: str, count: int, reads: int, memory: int, delay: bool = False, fillers: int | None = None
 ) -> dict[str, float]:
-    take = find(umappy, "take")
     indices = NumberFile(path, count).pick(reads, SEED)
     store: NativeStore = umappy.FileStore(path)
     if delay:
         store = DelayStore(store, DELAY_SECONDS, op="read")
-    options = {} if fillers is None else {"fillers": fillers}
-    with make_pager(memory, **options) as pager, umappy.umap(store, pager=pager) as region:
+    with umappy.Pager(memory, fillers=fillers) as pager, umappy.umap(store, pager=pager) as region:
         a = np.frombuffer(region, np.float64)
         with meter:
-            taken = take(a, indices)
+            taken = umappy.take(a, indices)
         stats = pager.stats()
         del a
     return {"sum": taken.sum(), "fills": stats.fills, "store_reads": stats.store_reads, "bytes": stats.bytes_read}

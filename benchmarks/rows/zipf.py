@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import umappy
-from harness.api import has_policies, make_pager
 from harness.bench import Bench
 from harness.child import Meter
-from harness.errors import NotYetError
 from harness.figures import value
 from harness.number_file import compute_values
 from harness.result import Result, Side, Target, compare, save
 from harness.rounds import alternate
 from peers.memmap import open_memmap
+from rows.zstd_data import hash_each
 
 EXPONENT = 1.1
 TIMES = 10
@@ -32,15 +31,15 @@ POLICIES = ("fifo", "auto", "second_chance", "s3fifo")
 
 
 def make_trace(items: int, reads: int) -> NDArray[np.int64]:
-    """Returns `reads` indices below `items`, a multiple of PAGE_ITEMS. Rank r lies in a page drawn at random for it."""
+    """Returns `reads` indices below `items`, a multiple of PAGE_ITEMS. Each rank lies in a page drawn for it by lot."""
     random = np.random.default_rng(SEED)
     ranks = np.empty(0, np.int64)
     while len(ranks) < reads:
         drawn = random.zipf(EXPONENT, reads) - 1
         ranks = np.concatenate([ranks, drawn[(drawn >= 0) & (drawn < items)]])
     ranks = ranks[:reads]
-    pages = random.permutation(items // PAGE_ITEMS)
-    return pages[ranks % len(pages)] * PAGE_ITEMS + ranks // len(pages)
+    lots = hash_each(ranks.astype(np.uint64)) >> np.uint64(16)
+    return (lots % np.uint64(items)).astype(np.int64)
 
 
 def split_trace(size: int, reads: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
@@ -50,10 +49,9 @@ def split_trace(size: int, reads: int) -> tuple[list[NDArray[np.int64]], list[ND
     return chunks[:warm], chunks[warm:]
 
 
-def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int, policy: str | None) -> dict[str, float]:
+def read_umappy(meter: Meter, path: str, size: int, reads: int, memory: int, policy: str) -> dict[str, float]:
     warm, counted = split_trace(size, reads)
-    options = {} if policy is None else {"policy": policy}
-    with make_pager(memory, **options) as pager, umappy.umap(path, size, pager=pager) as region:
+    with umappy.Pager(memory, policy=policy) as pager, umappy.umap(path, size, pager=pager) as region:
         a = np.frombuffer(region, np.float64)
         total = sum(float(a[chunk].sum()) for chunk in warm)
         before = pager.stats()
@@ -84,9 +82,8 @@ def measure(bench: Bench) -> list[Result]:
     size = TIMES * memory
     reads = READS_PER_PAGE * memory // 4096
     expected = {"sum": float(compute_values(make_trace(size // 8, reads)).sum())}
-    policies = POLICIES if has_policies() else (None,)
     contenders = {
-        policy or "fifo": bench.prepare(
+        policy: bench.prepare(
             read_umappy,
             bench.fast,
             expected=expected,
@@ -96,24 +93,22 @@ def measure(bench: Bench) -> list[Result]:
             memory=memory,
             policy=policy,
         )
-        for policy in policies
+        for policy in POLICIES
     }
     rounds = alternate(contenders, 1)  # the counts hardly vary
 
     def side(name: str) -> Side:
         return Side(name, value("misses"), lambda count: f"{count:.0f} misses")
 
-    missing = None if has_policies() else NotYetError("Pager(policy=...); the misses are of umappy as it is")
     return [
         compare(
             f"zipf({EXPONENT}), {policy}",
             "fast",
             rounds,
             side("fifo"),
-            side(policy if has_policies() else "fifo"),
+            side(policy),
             save,
             Target("at least", 0.25, "%") if policy == "auto" else None,
-            problem=missing,
         )
-        for policy in (POLICIES[1:] if has_policies() else ("auto",))
+        for policy in POLICIES[1:]
     ]

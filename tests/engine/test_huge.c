@@ -67,7 +67,7 @@ static void test_huge_stream_that_reads_maps_huge_pages(void) {
   rig r;
   rig_options o = streaming(true, 2 * SIZE);
   rig_open(&r, &o);
-  r.pager->pool.dear_ns = UINT64_MAX; /* whatever they cost */
+  atomic_store(&r.pager->pool.dear_ns, UINT64_MAX); /* whatever they cost */
   if (r.region->moves && has_huge_pages()) {
     read_all(&r);
     CHECK(huge_bytes((uintptr_t)r.bytes, (uintptr_t)r.bytes + r.size) >= r.size / 2); /* all but the stream's start */
@@ -86,7 +86,7 @@ static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
   rig_options o = streaming(true, SIZE / 4 * 3);
   rig_policy = UM_POLICY_FIFO; /* all memory goes round */
   rig_open(&r, &o);
-  r.pager->pool.dear_ns = 0;
+  atomic_store(&r.pager->pool.dear_ns, 0);
   if (r.region->moves && has_huge_pages()) {
     read_all(&r);
     CHECK(huge_bytes_of(&r) <= SIZE / 8);

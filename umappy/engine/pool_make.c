@@ -23,13 +23,13 @@
 #define SAVED_MAX 8000000u /* what was never asked for makes nobody pay later */
 
 void um_pool_make_init(um_pool *pool) {
-  pool->dear_ns = DEAR_NS;
+  atomic_store(&pool->dear_ns, DEAR_NS);
   pool->fresh_huge = true; /* um_pool_create asked for it */
 }
 
 static bool affords_huge(const um_pool *pool) {
   uint64_t cost = atomic_load(&pool->huge_ns);
-  return cost < pool->dear_ns || atomic_load(&pool->saved_ns) >= um_min(cost, SAVED_MAX);
+  return cost < atomic_load(&pool->dear_ns) || atomic_load(&pool->saved_ns) >= um_min(cost, SAVED_MAX);
 }
 
 /* fresh_lock held. */
