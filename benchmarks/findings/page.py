@@ -88,6 +88,7 @@ def describe_run(findings: Findings) -> list[tuple[str, str]]:
     rows: list[tuple[str, Any]] = [
         ("when", machine.get("time")),
         ("machine", f"{machine.get('machine')}, {machine.get('cores')} cores"),
+        ("processor", machine.get("processor")),
         ("kernel", machine.get("kernel")),
         ("load when it ended", ", ".join(f"{load:.2f}" for load in machine.get("load", ()))),
         ("umappy", f"commit {machine.get('commit')}"),

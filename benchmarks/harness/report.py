@@ -82,6 +82,7 @@ def describe_machine() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "kernel": platform.release(),
         "machine": platform.machine(),
+        "processor": find_processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
         "python": platform.python_version(),
@@ -90,3 +91,9 @@ def describe_machine() -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "environment": settings,
     }
+
+
+def find_processor() -> str | None:
+    """Returns the model; None where the kernel does not tell."""
+    with open("/proc/cpuinfo") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), None)
