@@ -222,6 +222,13 @@ def test_started_program_has_no_descriptor_of_the_file(path: Path) -> None:
             program.kill()
 
 
-def list_descriptors(process: int, path: Path) -> list[str]:
-    folder = Path(f"/proc/{process}/fd")
-    return [name for name in os.listdir(folder) if os.path.realpath(folder / name) == str(path)]
+def list_descriptors(process: int, path: Path) -> list[Path]:
+    return [link for link in Path(f"/proc/{process}/fd").iterdir() if read_link(link) == str(path)]
+
+
+def read_link(link: Path) -> str | None:
+    """None: it was closed meanwhile."""
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return None
