@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.bench import Bench
+from harness.bench import OTHER_BYTES, Bench
 from harness.cap import find_kind
 from harness.contest import CLOCK, Contest, Ledger
 from harness.device_limits import build_device_limits
@@ -31,8 +31,6 @@ from harness.report import describe_machine
 PEERS = ("numpy", "blosc2", "zarr", "h5py", "hdf5plugin", "duckdb", "polars", "zstandard")
 LEDGER = pytest.StashKey[Ledger]()
 SETTINGS = pytest.StashKey[dict[str, Any]]()
-# Of a cgroup, for the interpreter, numpy, and the page cache of their files.
-OTHER_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)

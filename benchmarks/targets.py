@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.awake import keep_awake
-from harness.bench import Bench
+from harness.bench import OTHER_BYTES, Bench
 from harness.device_limits import build_device_limits
 from harness.errors import ContenderError
 from harness.fast_device import open_fast_device
@@ -54,8 +54,6 @@ SUBJECTS = {
 DEVICES = ("fast", "disk")
 QUICK = {"size": "1GiB", "limit": "256MiB", "rounds": 1, "reads": 5_000, "limit_seconds": 0.1}
 FULL = {"size": "4GiB", "limit": "512MiB", "rounds": 3, "reads": 20_000, "limit_seconds": 0.4}
-# Of the cgroup, for the interpreter, numpy, and the page cache of their files.
-OTHER_BYTES = 128 << 20
 
 
 def main() -> int:

@@ -14,6 +14,8 @@ from harness.rounds import Run
 from harness.trial import TIMEOUT_SECONDS, Trial
 
 MEMORY_MIN = 8 << 20
+OTHER_BYTES = 128 << 20
+"""Of a cgroup, for the interpreter, numpy, and the page cache of their files."""
 
 
 @dataclass(frozen=True)
