@@ -212,6 +212,7 @@ typedef struct um_pool {
   _Atomic uint64_t saved_ns;         /* time that may be spent on dear ones; pool_make.c */
   _Atomic uint64_t smalls;           /* chunks made of small pages and not exchanged since, or given back */
   _Atomic uint64_t dear_ns;          /* from here on a huge page is saved up for; tests change it */
+  _Atomic uint64_t saving_ns;        /* what each chunk taken saves; tests change it */
   bool fresh_huge;                   /* fresh_lock: what `fresh` is advised to be */
 } um_pool;
 

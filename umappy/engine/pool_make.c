@@ -19,11 +19,12 @@
 
 #define POPULATE_WRITE 23  /* MADV_POPULATE_WRITE */
 #define DEAR_NS 800000u    /* of a huge page */
-#define SAVED_NS 80000u    /* for each chunk taken: a third of what reading it takes at the very least */
+#define SAVING_NS 80000u   /* for each chunk taken: a third of what reading it takes at the very least */
 #define SAVED_MAX 8000000u /* what was never asked for makes nobody pay later */
 
 void um_pool_make_init(um_pool *pool) {
   atomic_store(&pool->dear_ns, DEAR_NS);
+  atomic_store(&pool->saving_ns, SAVING_NS);
   pool->fresh_huge = true; /* um_pool_create asked for it */
 }
 
@@ -77,7 +78,7 @@ int um_pool_make(um_pager *p, uint32_t chunk) {
 
 static void save(um_pool *pool) {
   if (atomic_load(&pool->saved_ns) < SAVED_MAX)
-    atomic_fetch_add(&pool->saved_ns, SAVED_NS);
+    atomic_fetch_add(&pool->saved_ns, atomic_load(&pool->saving_ns));
 }
 
 /* Which chunks are of small pages nobody remembers, as memory goes round: the kernel is asked. */
