@@ -18,6 +18,8 @@ AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
 LFU_PROOFS = 3
+ASKED_AHEAD, ASKED_MISSED, ASKED_STANDBY = 1, 2, 4
+LFU_LEAD = 2 * ASKED_MISSED
 GROUP_SHARES = 32
 LFU_WEIGHT, WEIGHT = 7, 8
 USUAL_OVER, RUNS_MIN = 16, 32
@@ -27,7 +29,7 @@ class Run:
     """Adjacent pages that came together."""
 
     __slots__ = ("bytes", "count", "group", "heat", "is_ghost", "key", "key_step", "page", "segment",
-                 "was_main")  # fmt: skip
+                 "was_ahead", "was_main")  # fmt: skip
 
     def __init__(self, key: int, key_step: int, page: int, count: int) -> None:
         self.key = key  # of the first page, in small pages of address
@@ -38,7 +40,7 @@ class Run:
         self.group: Group
         self.segment = MAIN
         self.heat = 0
-        self.is_ghost = self.was_main = False
+        self.is_ghost = self.was_ahead = self.was_main = False
 
 
 class Queue(OrderedDict[Run, None]):
@@ -59,6 +61,7 @@ class Group:
         self.bytes = 0
         self.moved = 0
         self.direct = 0
+        self.settled = 0
 
     @property
     def has_resident(self) -> bool:
@@ -149,7 +152,7 @@ class Lfu(Rules):
     def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
         held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
         rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
-        return MAIN if held <= group.part(WHOLE - rest) else SMALL
+        return MAIN if not group.settled or held <= group.settled // WHOLE * (WHOLE - rest) else SMALL
 
     def again(self, run: Run) -> int:
         if run.segment == TRIAL:
@@ -182,7 +185,7 @@ class Lfu(Rules):
         new, old = group.oldest(trial), group.oldest(held)
         frequencies = self.policy.frequencies
         assert frequencies is not None
-        wins = frequencies.look(new) > 2 * frequencies.look(old) + 2
+        wins = frequencies.look(new) > 2 * frequencies.look(old) + LFU_LEAD
         group.move(new if wins else old, held)
         return held if wins else trial
 
@@ -213,8 +216,9 @@ class PolicyState:
         group = self._find_group(run)
         is_ghost = self.ghosts is not None and self.ghosts.take(run)
         if self.frequencies is not None:
-            self.frequencies.count(run, 1)
+            self.frequencies.count(run, ASKED_AHEAD if is_prefetched else ASKED_MISSED)
         self._note_miss(group, run)
+        run.was_ahead = is_prefetched
         run.is_ghost = is_prefetched and is_ghost
         run.heat = self._ahead_step() if is_prefetched else 0
         if is_prefetched:
@@ -230,7 +234,7 @@ class PolicyState:
             segment = group.rules.enter(group, run, run.is_ghost)
         else:
             if self.frequencies is not None:
-                self.frequencies.count(run, 2)
+                self.frequencies.count(run, ASKED_AHEAD if run.was_ahead else ASKED_STANDBY)
             segment = group.rules.again(run)
         run.is_ghost = run.was_main = False
         run.group.unlink(run)
@@ -249,6 +253,16 @@ class PolicyState:
         if self.ghosts is not None and run.segment != AHEAD:
             self.ghosts.note(run)
         run.group.unlink(run)
+        self._settle(run.group, run.bytes)
+
+    def _settle(self, group: Group, evicted: int) -> None:
+        room, settled = (group.bytes - group.queues[AHEAD].bytes) // PAGE_BYTES, group.settled // PAGE_BYTES
+        if settled == 0 or room <= settled:
+            settled = max(room, 1)
+        else:
+            more = (room - settled) * (evicted // PAGE_BYTES) * GROUP_SHARES
+            settled += min(room - settled, more // (self.memory // PAGE_BYTES * group.share))
+        group.settled = settled * PAGE_BYTES
 
     def keeps(self, run: Run) -> bool:
         """Tells whether a victim waits in standby."""

@@ -40,7 +40,7 @@ static uint32_t find_chunk(um_pager *p, bool patient) {
   uint64_t deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   uint32_t chunk;
   while ((chunk = um_pool_take_full(p)) == 0 && !atomic_load(&p->stop)) {
-    if (um_memory_make(p))
+    if (patient ? um_memory_make_for_guess(p) : um_memory_make(p))
       continue;
     if (!patient || p->filler_count < 3 || um_now_ns() >= deadline)
       break;

@@ -163,8 +163,12 @@ static bool evict_one_clean(um_pager *p, bool only_new) {
 /* Out of the order of the policy where evictors cannot keep up: what waits in standby may have proved more than what is
  * new, and less than other residents. */
 bool um_memory_make(um_pager *p) {
-  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || evict_one_clean(p, true) ||
-         um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || evict_one_clean(p, false);
+  return um_memory_make_for_guess(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || evict_one_clean(p, false);
+}
+
+/* What has proved more is worth more than a guess. */
+bool um_memory_make_for_guess(um_pager *p) {
+  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || evict_one_clean(p, true);
 }
 
 /* frames_lock held. Moving out a short run costs as much as a few of copying one in, so where hardly any is
@@ -230,8 +234,8 @@ static uint64_t note(batch *b, const um_region *r, const victim *v, uint32_t *co
 }
 
 /* frames_lock held. What the policy wants gone before more is moved out. */
-static bool pick_standby(um_pager *p, batch *b) {
-  um_frame_id id = b->given_up < UM_STANDBY_TAKEN ? um_standby_take(p, UM_RECLAIM_FULL) : UM_NIL;
+static bool pick_standby(um_pager *p, batch *b, bool *moving) {
+  um_frame_id id = b->given_up < UM_STANDBY_TAKEN ? um_standby_take(p, UM_RECLAIM_FULL, moving) : UM_NIL;
   if (id == UM_NIL)
     return false;
   const um_frame *f = &p->frames[id];
@@ -240,7 +244,7 @@ static bool pick_standby(um_pager *p, batch *b) {
   return true;
 }
 
-enum picked { PASSED, TAKEN, BATCH_FULL };
+enum picked { PASSED, TAKEN, YOUNG, BATCH_FULL };
 
 /* frames_lock held. A dirty run whose store is failing goes to the young end, or clean ones behind it would never be
  * looked at. TAKEN: the policy has moved it, and is to be asked anew. */
@@ -248,8 +252,10 @@ static enum picked pick_one(um_worker *w, batch *b, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  if (f->picked || !um_frame_aged(p, f, b->now))
+  if (f->picked)
     return PASSED;
+  if (!um_frame_aged(p, f, b->now))
+    return YOUNG;
   bool move = must_move(r, f), writes = b->now >= atomic_load(&r->write_backoff_ns), full = false;
   uint64_t limit = um_run_limit(r, r->moves ? UM_CHUNK : w->staging_size), bytes = b->bytes;
   if (take_whole(p, id, b, &full)) {
@@ -286,17 +292,27 @@ static enum picked pick_one(um_worker *w, batch *b, um_frame_id id) {
   return TAKEN;
 }
 
+/* frames_lock held. The next resident in the policy's order. Where those of a queue are too young they are soon old
+ * enough: what other queues have is worth more. */
+static um_frame_id find_next(um_pager *p, um_frame_id id, enum picked picked, bool *young) {
+  *young = picked != TAKEN && (*young || picked == YOUNG);
+  uint8_t queue = picked == TAKEN ? 0 : p->frames[id].queue;
+  um_frame_id next = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
+  return *young && p->frames[next].queue != queue ? UM_NIL : next;
+}
+
 /* Phase 1. */
 static void pick(um_worker *w, batch *b) {
   um_pager *p = w->pager;
   uint64_t target = um_budget_short(p), scattered = 0, most = um_max(p->memory / BURST, UM_PAGE_SIZE_MIN);
   um_frame_id id = UM_NIL;
   enum picked picked = TAKEN;
+  bool young = false, moving = false;
   pthread_mutex_lock(&p->frames_lock);
   for (int looked = 0; looked < LOOK && b->bytes < target && scattered < most && picked != BATCH_FULL; looked++) {
     uint64_t clean = b->bytes - b->claimed;
-    if (!pick_standby(p, b)) {
-      id = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
+    if (!pick_standby(p, b, &moving)) {
+      id = moving ? UM_NIL : find_next(p, id, picked, &young);
       if (id == UM_NIL)
         break;
       picked = pick_one(w, b, id);

@@ -424,14 +424,15 @@ enum um_reclaim {
   UM_RECLAIM_FRESH_TOO, /* and also what was read ahead a moment ago */
 };
 #define UM_STANDBY_TAKEN 64u
-/* In the order of the policy; it is EVICTING then, inside its gate and to be given up. frames_lock held. UM_NIL: none.
- */
-um_frame_id um_standby_take(um_pager *p, enum um_reclaim how);
+/* In the order of the policy; it is EVICTING then, inside its gate and to be given up. frames_lock held. UM_NIL: none,
+ * or, UM_RECLAIM_FULL alone, *moving: what is next is being moved out. */
+um_frame_id um_standby_take(um_pager *p, enum um_reclaim how, bool *moving);
 uint64_t um_standby_give_up(um_pager *p, const um_frame_id *ids, uint32_t count); /* UM_STANDBY_TAKEN at most; bytes */
 bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how);                 /* false: there is none */
 
 /* evict.c, evict_write.c, writeback_send.c */
-bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
+bool um_memory_make(um_pager *p);           /* gives something back, at once; false: there is nothing that could be */
+bool um_memory_make_for_guess(um_pager *p); /* the same, of what proved nothing yet */
 void um_evict_note_write(um_region *r, int code, um_error *error);
 uint64_t um_evict_batch(um_worker *w); /* bytes given back */
 uint64_t um_evict_drop(um_region *r, uint64_t first,

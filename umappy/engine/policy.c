@@ -153,10 +153,10 @@ void um_policy_insert(um_policy *p, um_frame_id id, bool prefetched) {
   um_policy_group *g = find_group(p, f);
   bool ghost = p->ghosts.buckets && um_ghosts_take(&p->ghosts, f);
   if (p->frequencies.buckets)
-    um_frequencies_count(&p->frequencies, f, 1);
+    um_frequencies_count(&p->frequencies, f, prefetched ? UM_ASKED_AHEAD : UM_ASKED_MISSED);
   um_auto_missed(p, (uint32_t)(g - p->groups), um_frame_bytes(f));
   f->heat = prefetched ? ahead_step(p) : 0;
-  f->trail = prefetched && ghost ? UM_TRAIL_GHOST : 0;
+  f->trail = (uint8_t)(!prefetched ? 0 : ghost ? UM_TRAIL_AHEAD | UM_TRAIL_GHOST : UM_TRAIL_AHEAD);
   if (prefetched) /* in one place, as a window may be larger than what a contender has */
     link_run(p, &p->groups[0], id, UM_SEGMENT_AHEAD);
   else
@@ -174,11 +174,11 @@ void um_policy_refault(um_policy *p, um_frame_id id) {
     to = enter(p, g, f, f->trail & UM_TRAIL_GHOST);
   } else {
     if (p->frequencies.buckets)
-      um_frequencies_count(&p->frequencies, f, 2);
+      um_frequencies_count(&p->frequencies, f, f->trail & UM_TRAIL_AHEAD ? UM_ASKED_AHEAD : UM_ASKED_STANDBY);
     if (g->rules->again)
       to = g->rules->again(p, g, f, from);
   }
-  f->trail = 0;
+  f->trail &= UM_TRAIL_AHEAD;
   um_policy_move(p, g, id, to);
 }
 
@@ -187,9 +187,21 @@ void um_policy_standby(um_policy *p, um_frame_id id) {
   UM_ASSERT(is_resident(f->queue));
   um_policy_group *g = group_at(p, f->queue);
   enum um_segment from = segment_at(f->queue);
-  f->trail = from == UM_SEGMENT_MAIN ? UM_TRAIL_MAIN : 0;
+  f->trail = (uint8_t)((f->trail & UM_TRAIL_AHEAD) | (from == UM_SEGMENT_MAIN ? UM_TRAIL_MAIN : 0));
   g->moved++;
   um_policy_move(p, g, id, leave(g, from));
+}
+
+/* Memory comes free in batches, and what is read ahead comes and goes: how little is left once in a while counts, until
+ * as much as the group's share was evicted. */
+static void settle(const um_policy *p, um_policy_group *g, uint64_t evicted) {
+  uint64_t room = (g->bytes - g->queues[UM_SEGMENT_AHEAD].bytes) / UM_PAGE_SIZE_MIN;
+  uint64_t settled = g->settled / UM_PAGE_SIZE_MIN, whole = p->options.memory / UM_PAGE_SIZE_MIN * g->share;
+  if (settled == 0 || room <= settled)
+    settled = um_max(room, 1);
+  else
+    settled += um_min(room - settled, (room - settled) * (evicted / UM_PAGE_SIZE_MIN) * UM_GROUP_SHARES / whole);
+  g->settled = settled * UM_PAGE_SIZE_MIN;
 }
 
 void um_policy_evicted(um_policy *p, um_frame_id id) {
@@ -202,6 +214,7 @@ void um_policy_evicted(um_policy *p, um_frame_id id) {
   if (p->ghosts.buckets && segment_at(f->queue) != UM_SEGMENT_AHEAD)
     um_ghosts_note(&p->ghosts, f);
   unlink_run(p, id);
+  settle(p, g, um_frame_bytes(f));
 }
 
 void um_policy_remove(um_policy *p, um_frame_id id) {
@@ -305,13 +318,18 @@ um_frame_id um_policy_next(um_policy *p, um_frame_id id) {
   return next;
 }
 
-static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
-  bool waits = g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
-  if (!waits || is_ahead_stale(p, g))
-    return UM_SEGMENT_AHEAD;
+static bool has_victims(const um_policy_group *g) {
+  return g->queues[UM_SEGMENT_TRIAL].head || g->queues[UM_SEGMENT_STANDBY].head;
+}
+
+static enum um_segment choose_victims(um_policy *p, um_policy_group *g) {
   if (g->rules->choose_standby)
     return g->rules->choose_standby(p, g);
   return g->queues[UM_SEGMENT_TRIAL].head ? UM_SEGMENT_TRIAL : UM_SEGMENT_STANDBY;
+}
+
+static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
+  return !has_victims(g) || is_ahead_stale(p, g) ? UM_SEGMENT_AHEAD : choose_victims(p, g);
 }
 
 um_frame_id um_policy_standby_next(um_policy *p, um_frame_id id) {
@@ -321,6 +339,9 @@ um_frame_id um_policy_standby_next(um_policy *p, um_frame_id id) {
     p->standby_sweep = 0;
     return g ? g->queues[choose_standby(p, g)].head : UM_NIL;
   }
+  um_policy_group *g = group_at(p, at);
+  if (segment_at(at) == UM_SEGMENT_AHEAD && p->standby_sweep == 0 && has_victims(g))
+    return g->queues[choose_victims(p, g)].head; /* what else was read ahead is younger */
   um_frame_id next = p->frames[id].next;
   while (next == UM_NIL && p->standby_sweep < p->group_count * UM_SEGMENTS)
     if (is_standby(++p->standby_sweep))

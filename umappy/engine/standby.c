@@ -239,10 +239,14 @@ bool um_standby_reclaim(um_region *r, uint64_t page) {
 }
 
 /* What was read ahead a moment ago is about to be used: dirty pages that are being written give memory back sooner than
- * reading it again would. */
-um_frame_id um_standby_take(um_pager *p, enum um_reclaim how) {
+ * reading it again would.
+ *
+ * Race: the policy knows that a run is on standby as soon as it is picked, an evictor moves it out a moment later. Who
+ * passed it by and took what comes after would evict what the policy wants to keep. */
+um_frame_id um_standby_take(um_pager *p, enum um_reclaim how, bool *moving) {
   uint64_t now = um_now_ns();
   um_frame_id id = UM_NIL;
+  *moving = false;
   if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy))
     return UM_NIL;
   for (int looked = 0; looked < LOOK && (id = um_policy_standby_next(p->policy, id)) != UM_NIL; looked++) {
@@ -253,6 +257,11 @@ um_frame_id um_standby_take(um_pager *p, enum um_reclaim how) {
         !um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
+    if (how == UM_RECLAIM_FULL && um_word_state(w) == UM_EVICTING) {
+      um_gate_leave(r);
+      *moving = true;
+      return UM_NIL;
+    }
     if (um_word_state(w) != UM_STANDBY || um_word_frame(w) != id || own(r, f->page, w, UM_EVICTING) != id) {
       um_gate_leave(r);
       continue;
@@ -292,8 +301,9 @@ bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how) {
   um_frame_id ids[UM_STANDBY_TAKEN];
   uint32_t count = 0;
   uint64_t bytes = 0;
+  bool moving;
   pthread_mutex_lock(&p->frames_lock);
-  while (count < UM_STANDBY_TAKEN && bytes < RECLAIMED && (ids[count] = um_standby_take(p, how)) != UM_NIL) {
+  while (count < UM_STANDBY_TAKEN && bytes < RECLAIMED && (ids[count] = um_standby_take(p, how, &moving)) != UM_NIL) {
     const um_frame *f = &p->frames[ids[count++]];
     bytes += um_run_memory(f->region, f->page, f->count);
   }
