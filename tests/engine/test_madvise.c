@@ -92,6 +92,7 @@ static void test_hole_found_by_eviction_loses_that_page_alone(void) {
 
 static void test_hole_found_by_the_evictor_at_work_is_recorded(void) {
   rig r;
+  rig_policy = UM_POLICY_FIFO; /* others may hold on to page 0 */
   rig_open(&r, &(rig_options){.size = 256 << 12});
   rig_write(&r, 0, 5);
   rig_drop(&r, 0, 4096);
@@ -107,6 +108,7 @@ static void test_hole_found_by_the_evictor_at_work_is_recorded(void) {
   rig_close(&r);
   CHECK_EQUAL(rig_file_word(&r, 0), rig_word(0));
   rig_end(&r);
+  rig_policy = UM_POLICY_AUTO;
 }
 
 typedef struct call {
