@@ -19,8 +19,12 @@ double sim_random_real(void) {
 }
 
 um_readahead_limits sim_pages_of_64_kib(uint64_t page_count) { /* pages of 64 KiB, runs of 2 MiB */
-  return (um_readahead_limits){
-      .page_count = page_count, .run_pages = 32, .align_pages = 5, .window_pages = 256, .protect_pages = 16};
+  return (um_readahead_limits){.page_count = page_count,
+                               .run_pages = 32,
+                               .align_pages = 5,
+                               .window_pages = 256,
+                               .protect_pages = 16,
+                               .context_pages = 8};
 }
 
 um_readahead_limits sim_pages_of_4_kib(uint64_t page_count) { /* 4 KiB */
@@ -29,7 +33,8 @@ um_readahead_limits sim_pages_of_4_kib(uint64_t page_count) { /* 4 KiB */
                                .align_pages = 77,
                                .window_pages = 4096,
                                .protect_pages = 64,
-                               .gap_pages = 4};
+                               .gap_pages = 4,
+                               .context_pages = 64};
 }
 
 um_readahead *sim_make(const um_readahead_limits *limits) {
@@ -118,12 +123,27 @@ static void check_answer(const sim *s, uint64_t page, bool miss, const um_run_pl
   CHECK(ahead <= (l->window_pages > 1 ? l->window_pages : 1));
 }
 
+/* As context.c has it. */
+static um_context sim_context(const sim *s, uint64_t page) {
+  uint64_t pages = s->limits.context_pages;
+  if (pages == 0 || page < pages || page + 5 > s->limits.page_count)
+    return UM_CONTEXT_NONE;
+  for (uint64_t i = 1; i <= pages; i++)
+    if (s->state[page - i] != MAPPED)
+      return UM_CONTEXT_NONE;
+  for (uint64_t i = 1; i <= 4; i++)
+    if (s->state[page + i] != ABSENT)
+      return UM_CONTEXT_NONE;
+  return UM_CONTEXT_UP;
+}
+
 void sim_touch(sim *s, uint32_t thread_id, uint64_t page, bool write) {
   um_run_plan *plan = s->last;
   if (s->state[page] != MAPPED) {
     bool miss = s->state[page] == ABSENT;
-    unsigned count = miss ? um_readahead_miss(s->ra, thread_id, page, write, plan, UM_READAHEAD_PLANS)
-                          : um_readahead_trigger(s->ra, thread_id, page, write, plan, UM_READAHEAD_PLANS);
+    unsigned count =
+        miss ? um_readahead_miss(s->ra, thread_id, page, write, sim_context(s, page), plan, UM_READAHEAD_PLANS)
+             : um_readahead_trigger(s->ra, thread_id, page, write, plan, UM_READAHEAD_PLANS);
     s->last_count = count;
     check_answer(s, page, miss, plan, count);
     s->misses += miss;

@@ -34,6 +34,27 @@ static void settle(const rig *r) {
     CHECK(now_ns() < patience);
 }
 
+/* The pages before a gap make no faults, so nobody has seen its reader come. */
+static void test_ahead_gaps_between_resident_pages_take_few_faults(void) {
+  rig r;
+  rig_options o = streaming(64 * MIB, 4 * KIB, true);
+  rig_open(&r, &o);
+  for (uint64_t offset = 0; offset < r.size; offset += 4 * KIB)
+    rig_read(&r, offset);
+  settle(&r);
+  for (uint64_t gap = 8 * MIB; gap < r.size; gap += 16 * MIB)
+    CHECK_EQUAL(rig_evict(&r, gap, MIB), 0);
+  um_stats before = rig_stats(&r);
+  for (uint64_t offset = 0; offset < r.size; offset += 4 * KIB)
+    CHECK_EQUAL(rig_read(&r, offset), rig_word(offset));
+  settle(&r);
+  um_stats s = rig_stats(&r);
+  CHECK_EQUAL(s.bytes_read - before.bytes_read, 4 * MIB);
+  CHECK(s.read_faults - before.read_faults <= 4 * 8);
+  rig_close(&r);
+  rig_end(&r);
+}
+
 static void read_through(uint64_t page_size, bool read_only, bool down) {
   rig r;
   rig_options o = streaming(64 * MIB, page_size, read_only);
@@ -366,6 +387,7 @@ static void test_ahead_write_to_a_chunk_that_is_moved_in_part_is_kept(void) {
 int main(void) {
   watchdog_start(20);
   RUN(test_ahead_sequential_reader_costs_one_store_call_a_chunk);
+  RUN(test_ahead_gaps_between_resident_pages_take_few_faults);
   RUN(test_ahead_reader_that_stops_wastes_what_is_counted);
   RUN(test_ahead_stream_of_writes_reaches_the_file);
   RUN(test_ahead_stream_that_writes_now_and_then_loses_nothing);

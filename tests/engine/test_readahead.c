@@ -290,7 +290,7 @@ static void test_loop_whose_beginning_stayed_in_memory_is_at_full_speed_after_tw
   memset(s.state + 1500, ABSENT, 2500); /* as mru evicts */
   s.resident = 0, s.head = 0;
   sim_read_pages(&s, 1, 0, 1502, 1);
-  CHECK_EQUAL(s.misses, misses + 2);
+  CHECK(s.misses <= misses + 2);
   uint64_t asked = 0;
   for (unsigned i = 0; i < s.last_count; i++)
     asked += (uint64_t)s.last[i].count * s.last[i].repeat;
@@ -309,6 +309,21 @@ static void test_stream_goes_on_over_pages_that_were_there_before(void) {
   CHECK(s.misses <= 20);
   CHECK_EQUAL(s.pages, 20000);
   CHECK(there > 400);
+  sim_close(&s);
+}
+
+static void test_reader_that_comes_through_resident_pages_reads_gaps_in_few_misses(void) {
+  sim s;
+  sim_open(&s, sim_pages_of_4_kib(200000), 0);
+  sim_read(&s, 0, 512 - 77, MAPPED, false);
+  for (uint64_t page = 512 - 77; page < 200000 - 512; page += 512)
+    sim_read(&s, page, 512, MAPPED, false);
+  for (uint64_t gap = 10 * 512 - 77; gap < 180000; gap += 20 * 512) /* farther apart than a stream looks */
+    memset(s.state + gap, ABSENT, 512);
+  s.resident = 0, s.head = 0;
+  sim_read_pages(&s, 1, 0, 190000, 1);
+  sim_report("gaps between resident pages", &s);
+  CHECK(s.misses <= 18 * 2);
   sim_close(&s);
 }
 
@@ -392,6 +407,7 @@ static void test_any_mixture_of_readers_gets_valid_answers(void) {
         .window_pages = (uint32_t)sim_random_below(600),
         .protect_pages = 1 + (uint32_t)sim_random_below(64),
         .gap_pages = (uint32_t)sim_random_below(5),
+        .context_pages = (uint32_t)sim_random_below(20),
     };
     sim s;
     sim_open(&s, limits, 1 + sim_random_below(n));
@@ -442,6 +458,7 @@ int main(void) {
   test_loop_keeps_its_window();
   test_loop_whose_beginning_stayed_in_memory_is_at_full_speed_after_two_misses();
   test_stream_goes_on_over_pages_that_were_there_before();
+  test_reader_that_comes_through_resident_pages_reads_gaps_in_few_misses();
   test_random_faults_do_not_end_a_live_stream();
   test_new_stream_takes_the_place_of_a_proven_one_only_on_evidence();
   test_first_touch_of_page_0_reads_a_few_pages();

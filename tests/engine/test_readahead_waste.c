@@ -181,14 +181,14 @@ static void print_cost(bool after_merge) {
   um_run_plan plan[UM_READAHEAD_PLANS];
   for (uint64_t i = 0; after_merge && i < 200; i++) /* 128 proven streams, left alone */
     for (uint64_t k = 0; k < 128; k++)
-      um_readahead_miss(ra, 1, k * 100000 + i, false, plan, UM_READAHEAD_PLANS);
+      um_readahead_miss(ra, 1, k * 100000 + i, false, UM_CONTEXT_NONE, plan, UM_READAHEAD_PLANS);
   enum { CALLS = 1000000 };
   static uint64_t pages[CALLS];
   for (int i = 0; i < CALLS; i++)
     pages[i] = sim_random_below(1 << 24);
   double from = cpu_seconds();
   for (int i = 0; i < CALLS; i++)
-    um_readahead_miss(ra, 1, pages[i], false, plan, UM_READAHEAD_PLANS);
+    um_readahead_miss(ra, 1, pages[i], false, UM_CONTEXT_NONE, plan, UM_READAHEAD_PLANS);
   printf("  %.0f ns a random miss%s\n", (cpu_seconds() - from) * 1e9 / CALLS,
          after_merge ? ", with 128 streams in the table" : "");
   free(ra);

@@ -15,10 +15,10 @@
  *    and what is gone is repaired: read again if the store has it, else FAILED. */
 #include "advise.h"
 #include "blocks.h"
+#include "context.h"
 #include "mechanism.h"
 #include "page.h"
 #include "pool.h"
-#include "readahead.h"
 #include "trace.h"
 #include "uffd.h"
 
@@ -114,7 +114,8 @@ static unsigned plan(um_region *r, uint64_t page, bool write, uint32_t thread_id
     um_readahead_hint(r->readahead, first, end, UM_HINT_SEQUENTIAL);
     r->hinted = end;
   }
-  unsigned planned = um_readahead_miss(r->readahead, thread_id, page, write, plans, UM_READAHEAD_PLANS);
+  unsigned planned =
+      um_readahead_miss(r->readahead, thread_id, page, write, um_context_at(r, page), plans, UM_READAHEAD_PLANS);
   for (unsigned i = 0; i < planned && willwrite; i++)
     plans[i].write = true;
   if (um_blocks_tracked(r) && plans[0].count > 1) {

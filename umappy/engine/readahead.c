@@ -7,6 +7,8 @@
  * begin a stream (readahead_begin.c):
  *  - the history, a hash table of single touches by thread and page, finds a neighbour touched not long ago, and with
  *    it how many pages were touched in a row, up or down;
+ *  - pages that are there make no faults, so who reads through them into a gap leaves no history: that many before the
+ *    gap are there stands for it;
  *  - the thread's last touches are tried as 1 to 8 interleaved walks of constant stride (to a page: rows need not be a
  *    whole number of pages), four touches each.
  * Downward streams are kept in mirrored page numbers, so that all code goes upwards.
@@ -27,8 +29,8 @@ static unsigned alone(um_run_plan *plan, uint64_t page, bool write) {
   return 1;
 }
 
-static unsigned touch(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, bool miss, um_run_plan *plan,
-                      unsigned max) {
+static unsigned touch(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, bool miss, um_context context,
+                      um_run_plan *plan, unsigned max) {
   ra->now++;
   um_reader *t = um_reader_find(ra, thread_id);
   t->used_at = ra->now;
@@ -49,7 +51,7 @@ static unsigned touch(um_readahead *ra, uint32_t thread_id, uint64_t page, bool 
       s->stop = last;
     }
     if (!s)
-      s = um_stream_begin_sequential(ra, t, page, write);
+      s = um_stream_begin_sequential(ra, t, page, write, context);
     if (!s)
       s = um_stream_begin_strided(ra, t, page);
   }
@@ -69,14 +71,14 @@ static unsigned touch(um_readahead *ra, uint32_t thread_id, uint64_t page, bool 
   return a.count;
 }
 
-unsigned um_readahead_miss(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, um_run_plan *plan,
-                           unsigned max) {
-  return touch(ra, thread_id, page, write, true, plan, max);
+unsigned um_readahead_miss(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, um_context context,
+                           um_run_plan *plan, unsigned max) {
+  return touch(ra, thread_id, page, write, true, context, plan, max);
 }
 
 unsigned um_readahead_trigger(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, um_run_plan *plan,
                               unsigned max) {
-  return touch(ra, thread_id, page, write, false, plan, max);
+  return touch(ra, thread_id, page, write, false, UM_CONTEXT_NONE, plan, max);
 }
 
 void um_readahead_wasted(um_readahead *ra, uint64_t page, uint64_t count) {

@@ -24,7 +24,12 @@ typedef struct um_readahead_limits {
       window_pages; /* a stream's asked pages from the last touched one on, and that included; 0: ask for nothing */
   uint32_t protect_pages; /* the most to unprotect together, at least 1 */
   uint32_t gap_pages; /* strides up to this are read whole, gaps and all: cheaper than a store call a stop; 0: none */
+  uint32_t context_pages; /* as many in a row are resident where the caller tells of a context */
 } um_readahead_limits;
+
+/* Where a miss is among the pages that are there: those before it are, and those behind it are not. Most likely
+ * somebody read through what is there, without a fault, and will read on. DOWN: the other way round. */
+typedef enum um_context { UM_CONTEXT_NONE, UM_CONTEXT_UP, UM_CONTEXT_DOWN } um_context;
 
 typedef struct um_run_plan {
   uint64_t first;  /* page */
@@ -46,8 +51,8 @@ void um_readahead_window(um_readahead *ra, uint32_t window_pages);
 /* A fault on an ABSENT page. plan[0] is one run that holds the page and is to be read at once, by one store call; the
  * others are to be read ahead, each run by a store call of its own, and left unmapped (standby). Where plan[0].write
  * is false and the fault is a write, only its own page is written. Returns how many plans: 1 to max; max at least 1. */
-unsigned um_readahead_miss(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, um_run_plan *plan,
-                           unsigned max);
+unsigned um_readahead_miss(um_readahead *ra, uint32_t thread_id, uint64_t page, bool write, um_context context,
+                           um_run_plan *plan, unsigned max);
 
 /* A fault on a page that is in standby, or is just being read ahead (FILLING, for nobody yet). plan[0] is the run to
  * map at once, or as soon as it is there; the others as above. */

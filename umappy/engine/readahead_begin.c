@@ -40,8 +40,8 @@ static const um_touched *find_touched(um_readahead *ra, const um_reader *t, uint
   return found ? h : NULL;
 }
 
-/* Touches in a row: a stream, or, with too little evidence, a longer entry of the history. */
-um_stream *um_stream_begin_sequential(um_readahead *ra, um_reader *t, uint64_t page, bool write) {
+/* Touches in a row, or a context: a stream, or, with too little evidence, a longer entry of the history. */
+um_stream *um_stream_begin_sequential(um_readahead *ra, um_reader *t, uint64_t page, bool write, um_context context) {
   const um_touched *below = find_touched(ra, t, page - 1, UM_UP), *above = find_touched(ra, t, page + 1, UM_DOWN);
   bool down = above && (!below || above->length > below->length);
   const um_touched *before = down ? above : below;
@@ -49,10 +49,13 @@ um_stream *um_stream_begin_sequential(um_readahead *ra, um_reader *t, uint64_t p
   bool wrote = before && before->write;
   if (!before && page == 0 && t->seq == 1)
     length = 1; /* the first page, first of all: most likely the beginning of more */
+  if (!before && context != UM_CONTEXT_NONE) {
+    length = ra->limits.context_pages;
+    down = context == UM_CONTEXT_DOWN;
+  }
   um_stream *s = length && may_ask(t, length) ? um_stream_begin(ra, t, page, down, length) : NULL;
   if (s) {
-    if (before)
-      inherit(ra, t, s);
+    inherit(ra, t, s);
     s->writes = wrote;
     return s;
   }

@@ -183,7 +183,7 @@ um_stream *um_stream_find_reading(um_readahead *ra, const um_reader *t, uint64_t
 
 /* readahead_begin.c: NULL: no stream, or none yet */
 um_stream *um_stream_begin(um_readahead *ra, um_reader *t, uint64_t page, bool down, uint64_t length);
-um_stream *um_stream_begin_sequential(um_readahead *ra, um_reader *t, uint64_t page, bool write);
+um_stream *um_stream_begin_sequential(um_readahead *ra, um_reader *t, uint64_t page, bool write, um_context context);
 um_stream *um_stream_begin_strided(um_readahead *ra, um_reader *t, uint64_t page);
 
 /* readahead_plan.c: `page` in the stream's numbers */

@@ -1,10 +1,10 @@
 /* region.c: making, finding and forgetting regions. The mapping itself is the binding's (Python's mmap object makes and
  * unmaps it); the region is what the engine knows of it. */
 #include "blocks.h"
+#include "context.h"
 #include "mechanism.h"
 #include "page.h"
 #include "pool.h"
-#include "readahead.h"
 #include "trace.h"
 #include "uffd.h"
 
@@ -124,6 +124,7 @@ static int make_readahead(um_region *r) {
       .window_pages = (uint32_t)(window >> r->page_shift),
       .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
       .gap_pages = (uint32_t)(GAP_MAX >> r->page_shift),
+      .context_pages = (uint32_t)um_context_pages(r),
   };
   uint64_t bytes = um_round_up(um_readahead_bytes(), um_host_page), others = atomic_load(&p->readahead_bytes);
   if (others > 0 && others + bytes > p->memory / READAHEAD_SHARE)
