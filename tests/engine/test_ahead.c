@@ -34,23 +34,36 @@ static void settle(const rig *r) {
     CHECK(now_ns() < patience);
 }
 
-/* The pages before a gap make no faults, so nobody has seen its reader come. */
+typedef struct piece {
+  rig *rig;
+  uint64_t first, end;
+} piece;
+
+static void *read_piece(void *piece_) {
+  const piece *p = piece_;
+  for (uint64_t offset = p->first; offset < p->end; offset += 4 * KIB)
+    CHECK_EQUAL(rig_read(p->rig, offset), rig_word(offset));
+  return NULL;
+}
+
+/* The pages before a gap make no faults, so nobody has seen the thread come. */
 static void test_ahead_gaps_between_resident_pages_take_few_faults(void) {
   rig r;
   rig_options o = streaming(64 * MIB, 4 * KIB, true);
   rig_open(&r, &o);
-  for (uint64_t offset = 0; offset < r.size; offset += 4 * KIB)
-    rig_read(&r, offset);
+  read_piece(&(piece){&r, 0, r.size});
   settle(&r);
   for (uint64_t gap = 8 * MIB; gap < r.size; gap += 16 * MIB)
     CHECK_EQUAL(rig_evict(&r, gap, MIB), 0);
   um_stats before = rig_stats(&r);
-  for (uint64_t offset = 0; offset < r.size; offset += 4 * KIB)
-    CHECK_EQUAL(rig_read(&r, offset), rig_word(offset));
+  for (uint64_t gap = 8 * MIB; gap < r.size; gap += 16 * MIB) {
+    piece p = {&r, gap - MIB, gap + 2 * MIB};
+    pthread_join(rig_thread(read_piece, &p), NULL);
+  }
   settle(&r);
   um_stats s = rig_stats(&r);
   CHECK_EQUAL(s.bytes_read - before.bytes_read, 4 * MIB);
-  CHECK(s.read_faults - before.read_faults <= 4 * 8);
+  CHECK(s.read_faults - before.read_faults <= 4 * 2);
   rig_close(&r);
   rig_end(&r);
 }
