@@ -18,8 +18,6 @@ AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
 LFU_PROOFS = 3
-ASKED_AHEAD, ASKED_MISSED, ASKED_STANDBY = 1, 2, 4
-LFU_LEAD = 2 * ASKED_MISSED
 GROUP_SHARES = 32
 LFU_WEIGHT, WEIGHT = 7, 8
 USUAL_OVER, RUNS_MIN = 16, 32
@@ -61,7 +59,6 @@ class Group:
         self.bytes = 0
         self.moved = 0
         self.direct = 0
-        self.settled = 0
 
     @property
     def has_resident(self) -> bool:
@@ -152,7 +149,7 @@ class Lfu(Rules):
     def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
         held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
         rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
-        return MAIN if not group.settled or held <= group.settled // WHOLE * (WHOLE - rest) else SMALL
+        return MAIN if self.policy.clock == 0 or held <= group.part(WHOLE - rest) else SMALL
 
     def again(self, run: Run) -> int:
         if run.segment == TRIAL:
@@ -185,7 +182,7 @@ class Lfu(Rules):
         new, old = group.oldest(trial), group.oldest(held)
         frequencies = self.policy.frequencies
         assert frequencies is not None
-        wins = frequencies.look(new) > 2 * frequencies.look(old) + LFU_LEAD
+        wins = frequencies.look(new) > 2 * frequencies.look(old) + 2
         group.move(new if wins else old, held)
         return held if wins else trial
 
@@ -207,7 +204,7 @@ class PolicyState:
         self.shares = shares
         self.has_standby = shares.standby > 0
         self._standby_run = standby_run
-        self._clock = 0
+        self.clock = 0
         self.ghosts = Ghosts(memory, shares.ghosts) if rules is S3Fifo else None
         self.frequencies: Frequencies | None = None
         self.groups = [Group(rules(self), GROUP_SHARES)]
@@ -216,7 +213,7 @@ class PolicyState:
         group = self._find_group(run)
         is_ghost = self.ghosts is not None and self.ghosts.take(run)
         if self.frequencies is not None:
-            self.frequencies.count(run, ASKED_AHEAD if is_prefetched else ASKED_MISSED)
+            self.frequencies.count(run, 1)
         self._note_miss(group, run)
         run.was_ahead = is_prefetched
         run.is_ghost = is_prefetched and is_ghost
@@ -234,7 +231,7 @@ class PolicyState:
             segment = group.rules.enter(group, run, run.is_ghost)
         else:
             if self.frequencies is not None:
-                self.frequencies.count(run, ASKED_AHEAD if run.was_ahead else ASKED_STANDBY)
+                self.frequencies.count(run, 1 if run.was_ahead else 2)
             segment = group.rules.again(run)
         run.is_ghost = run.was_main = False
         run.group.unlink(run)
@@ -249,20 +246,10 @@ class PolicyState:
     def evicted(self, run: Run) -> None:
         run.group.moved = 0
         run.group.direct = run.group.direct + run.bytes if run.segment < AHEAD else 0
-        self._clock += run.bytes
+        self.clock += run.bytes
         if self.ghosts is not None and run.segment != AHEAD:
             self.ghosts.note(run)
         run.group.unlink(run)
-        self._settle(run.group, run.bytes)
-
-    def _settle(self, group: Group, evicted: int) -> None:
-        room, settled = (group.bytes - group.queues[AHEAD].bytes) // PAGE_BYTES, group.settled // PAGE_BYTES
-        if settled == 0 or room <= settled:
-            settled = max(room, 1)
-        else:
-            more = (room - settled) * (evicted // PAGE_BYTES) * GROUP_SHARES
-            settled += min(room - settled, more // (self.memory // PAGE_BYTES * group.share))
-        group.settled = settled * PAGE_BYTES
 
     def keeps(self, run: Run) -> bool:
         """Tells whether a victim waits in standby."""
@@ -308,7 +295,7 @@ class PolicyState:
         )
 
     def _ahead_step(self) -> int:
-        return self._clock // (self.memory // AHEAD_STEPS + 1) & 0xFF
+        return self.clock // (self.memory // AHEAD_STEPS + 1) & 0xFF
 
     def _is_ahead_stale(self, group: Group) -> bool:
         ahead = group.queues[AHEAD]

@@ -16,9 +16,7 @@ KEYS_MAX = 8
 GHOST_WAYS = 16
 GHOST_STEPS = 1024
 FREQUENCY_WAYS = 32
-FREQUENCY_BITS = 5
-FREQUENCY_MAX = (1 << FREQUENCY_BITS) - 1
-FREQUENCY_TAG_MASK = 0xFFFF >> FREQUENCY_BITS
+FREQUENCY_MAX = 15
 FREQUENCY_WINDOW = 16
 FREQUENCY_ENTRIES_PER_PAGE = 2
 FREE = -1
@@ -101,7 +99,7 @@ class Frequencies:
         """The run was asked for, `by` times."""
         for value in hash_run(run):
             bucket = (value >> 32) * self._bucket_count >> 32
-            tags, counts, tag = self._tags[bucket], self._counts[bucket], value & FREQUENCY_TAG_MASK
+            tags, counts, tag = self._tags[bucket], self._counts[bucket], value & 0xFFF
             if tag in tags:
                 i = tags.index(tag)
                 total = min(counts[i] + by, FREQUENCY_MAX)
@@ -117,14 +115,15 @@ class Frequencies:
             self._halve()
 
     def look(self, run: Run) -> int:
-        """Returns how often the run was asked for: the most of its pages."""
-        most = 0
+        """Returns how often the run was asked for: the mean of its pages."""
+        looked = total = 0
         for value in hash_run(run):
             bucket = (value >> 32) * self._bucket_count >> 32
-            tags, tag = self._tags[bucket], value & FREQUENCY_TAG_MASK
+            tags, tag = self._tags[bucket], value & 0xFFF
+            looked += 1
             if tag in tags:
-                most = max(most, self._counts[bucket][tags.index(tag)])
-        return most
+                total += self._counts[bucket][tags.index(tag)]
+        return total // looked if looked else 0
 
     def _halve(self) -> None:
         counts = [count >> 1 for count in self._counts[self._hand]]

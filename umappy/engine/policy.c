@@ -153,7 +153,7 @@ void um_policy_insert(um_policy *p, um_frame_id id, bool prefetched) {
   um_policy_group *g = find_group(p, f);
   bool ghost = p->ghosts.buckets && um_ghosts_take(&p->ghosts, f);
   if (p->frequencies.buckets)
-    um_frequencies_count(&p->frequencies, f, prefetched ? UM_ASKED_AHEAD : UM_ASKED_MISSED);
+    um_frequencies_count(&p->frequencies, f, 1);
   um_auto_missed(p, (uint32_t)(g - p->groups), um_frame_bytes(f));
   f->heat = prefetched ? ahead_step(p) : 0;
   f->trail = (uint8_t)(!prefetched ? 0 : ghost ? UM_TRAIL_AHEAD | UM_TRAIL_GHOST : UM_TRAIL_AHEAD);
@@ -174,7 +174,7 @@ void um_policy_refault(um_policy *p, um_frame_id id) {
     to = enter(p, g, f, f->trail & UM_TRAIL_GHOST);
   } else {
     if (p->frequencies.buckets)
-      um_frequencies_count(&p->frequencies, f, f->trail & UM_TRAIL_AHEAD ? UM_ASKED_AHEAD : UM_ASKED_STANDBY);
+      um_frequencies_count(&p->frequencies, f, f->trail & UM_TRAIL_AHEAD ? 1 : 2);
     if (g->rules->again)
       to = g->rules->again(p, g, f, from);
   }
@@ -192,18 +192,6 @@ void um_policy_standby(um_policy *p, um_frame_id id) {
   um_policy_move(p, g, id, leave(g, from));
 }
 
-/* Memory comes free in batches, and what is read ahead comes and goes: how little is left once in a while counts, until
- * as much as the group's share was evicted. */
-static void settle(const um_policy *p, um_policy_group *g, uint64_t evicted) {
-  uint64_t room = (g->bytes - g->queues[UM_SEGMENT_AHEAD].bytes) / UM_PAGE_SIZE_MIN;
-  uint64_t settled = g->settled / UM_PAGE_SIZE_MIN, whole = p->options.memory / UM_PAGE_SIZE_MIN * g->share;
-  if (settled == 0 || room <= settled)
-    settled = um_max(room, 1);
-  else
-    settled += um_min(room - settled, (room - settled) * (evicted / UM_PAGE_SIZE_MIN) * UM_GROUP_SHARES / whole);
-  g->settled = settled * UM_PAGE_SIZE_MIN;
-}
-
 void um_policy_evicted(um_policy *p, um_frame_id id) {
   um_frame *f = &p->frames[id];
   UM_ASSERT(f->queue);
@@ -214,7 +202,6 @@ void um_policy_evicted(um_policy *p, um_frame_id id) {
   if (p->ghosts.buckets && segment_at(f->queue) != UM_SEGMENT_AHEAD)
     um_ghosts_note(&p->ghosts, f);
   unlink_run(p, id);
-  settle(p, g, um_frame_bytes(f));
 }
 
 void um_policy_remove(um_policy *p, um_frame_id id) {

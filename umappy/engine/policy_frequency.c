@@ -1,6 +1,6 @@
 /* policy_frequency.c: how often pages were asked for, in a table of fixed size.
  *
- * Buckets of one cache line; an entry is 11 bits of the page's hash and a count up to 31. In a full bucket the page
+ * Buckets of one cache line; an entry is 12 bits of the page's hash and a count up to 15. In a full bucket the page
  * counted least gives way, of those the one that was counted longest ago. While 16 times the memory is counted a hand
  * goes once through all buckets and halves them, so that what was in demand once is forgotten. The idea is TinyLFU's
  * (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage,
@@ -34,10 +34,6 @@ void um_frequencies_destroy(um_frequencies *q) {
   um_memory_unmap(q->buckets, table_memory(q->bucket_count));
 }
 
-static uint32_t tag_of(uint64_t hash) {
-  return hash & (UINT16_MAX >> UM_FREQUENCY_BITS);
-}
-
 static uint16_t count_in(uint16_t entry) {
   return entry & UM_FREQUENCY_MAX;
 }
@@ -45,7 +41,7 @@ static uint16_t count_in(uint16_t entry) {
 /* Where the page is in its bucket; UM_FREQUENCY_WAYS: it is not. */
 static uint32_t find(const uint16_t *bucket, uint64_t hash) {
   uint32_t i = 0;
-  while (i < UM_FREQUENCY_WAYS && (bucket[i] >> UM_FREQUENCY_BITS != tag_of(hash) || !count_in(bucket[i])))
+  while (i < UM_FREQUENCY_WAYS && (bucket[i] >> 4 != (hash & 0xfff) || !count_in(bucket[i])))
     i++;
   return i;
 }
@@ -61,7 +57,7 @@ static void count_page(uint16_t *bucket, uint64_t hash, uint32_t by) {
         i = k;
   }
   memmove(bucket + 1, bucket, i * sizeof *bucket); /* the last counted stands first */
-  bucket[0] = (uint16_t)(tag_of(hash) << UM_FREQUENCY_BITS | um_min(count, UM_FREQUENCY_MAX));
+  bucket[0] = (uint16_t)((hash & 0xfff) << 4 | um_min(count, UM_FREQUENCY_MAX));
 }
 
 void um_frequencies_count(um_frequencies *q, const um_frame *f, uint32_t by) {
@@ -77,16 +73,14 @@ void um_frequencies_count(um_frequencies *q, const um_frame *f, uint32_t by) {
   }
 }
 
-/* The highest of the run's pages: when it was cut differently others of them were counted. */
 uint32_t um_frequencies_look(const um_frequencies *q, const um_frame *f) {
   um_policy_keys keys = um_policy_keys_of(f);
   uint64_t hash;
-  uint32_t most = 0;
-  while (um_policy_keys_next(&keys, f, &hash)) {
+  uint32_t looked = 0, sum = 0;
+  for (; um_policy_keys_next(&keys, f, &hash); looked++) {
     const uint16_t *bucket = q->buckets[um_policy_bucket(hash, q->bucket_count)];
     uint32_t i = find(bucket, hash);
-    if (i < UM_FREQUENCY_WAYS && count_in(bucket[i]) > most)
-      most = count_in(bucket[i]);
+    sum += i < UM_FREQUENCY_WAYS ? count_in(bucket[i]) : 0;
   }
-  return most;
+  return looked ? sum / looked : 0;
 }

@@ -23,7 +23,7 @@ enum um_segment {
 
 #define UM_TRAIL_GHOST 1u /* its pages were a ghost when they were read ahead */
 #define UM_TRAIL_MAIN 2u  /* it was in main before it went to standby */
-#define UM_TRAIL_AHEAD 4u /* it was read ahead, so that nobody waited for it */
+#define UM_TRAIL_AHEAD 4u /* it was read ahead */
 
 typedef struct um_policy_rules um_policy_rules;
 
@@ -35,11 +35,10 @@ typedef struct um_policy_queue {
 typedef struct um_policy_group {
   const um_policy_rules *rules;
   um_policy_queue queues[UM_SEGMENTS];
-  uint64_t bytes;   /* of all queues */
-  uint32_t share;   /* of UM_GROUP_SHARES; constant */
-  uint32_t moved;   /* runs moved out since one was evicted */
-  uint64_t direct;  /* bytes evicted without standby since one was evicted from there */
-  uint64_t settled; /* bytes of queues, ahead excepted, after the evictions that left least of late; 0: none were */
+  uint64_t bytes;  /* of all queues */
+  uint32_t share;  /* of UM_GROUP_SHARES; constant */
+  uint32_t moved;  /* runs moved out since one was evicted */
+  uint64_t direct; /* bytes evicted without standby since one was evicted from there */
 } um_policy_group;
 
 /* NULL: the plain rule, which alone is first in, first out. */
@@ -68,14 +67,9 @@ typedef struct um_ghosts {
   uint64_t clock; /* bytes ever evicted */
 } um_ghosts;
 
-/* How often pages were asked for; policy_frequency.c. A touch in standby counts twice, since a run that is held was out
- * of sight for a while; what is read ahead costs nobody much, whether it is held or not. */
-#define UM_ASKED_AHEAD 1u
-#define UM_ASKED_MISSED 2u
-#define UM_ASKED_STANDBY 4u
+/* How often pages were asked for; policy_frequency.c */
 #define UM_FREQUENCY_WAYS 32u
-#define UM_FREQUENCY_BITS 5u
-#define UM_FREQUENCY_MAX ((1u << UM_FREQUENCY_BITS) - 1)
+#define UM_FREQUENCY_MAX 15u
 typedef struct um_frequencies {
   uint16_t (*buckets)[UM_FREQUENCY_WAYS]; /* NULL: nothing is counted */
   uint32_t bucket_count;

@@ -8,25 +8,22 @@
  * out, the oldest of small and of main meet. Who is touched again and again while it passes through trial is wanted
  * more often than anything held could show, and is held without a contest.
  *
- * What is held is so much that trial and small are not used up when evictors make room, or when much is read ahead:
- * those held would leave without a contest, and whatever comes next would get their place.
- *
- * The contest is TinyLFU's (policy_frequency.c). */
+ * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
+ * sight for a while; but not of what was read ahead, which is missed without anybody's waiting. */
 #include "policy_internal.h"
 
 #define SMALL_SHARE 20u /* of UM_POLICY_WHOLE, and so the other two */
 #define TRIAL_SHARE 40u
 #define MAIN_SHARE 500u
 #define PROOFS 3u /* touches in trial, one soon after the other, that need no contest */
-#define LEAD (2 * UM_ASKED_MISSED)
 
 static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
   (void)f, (void)ghost;
-  if (g->settled == 0)
+  if (p->clock == 0) /* nothing had to leave yet */
     return UM_SEGMENT_MAIN;
   uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
   uint32_t rest = SMALL_SHARE + (p->options.standby_share ? TRIAL_SHARE : 0);
-  return held <= g->settled / UM_POLICY_WHOLE * (UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+  return held <= um_group_part(g, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
 }
 
 static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
@@ -48,7 +45,7 @@ static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment tr
     return new == UM_NIL ? held : trial;
   uint32_t new_count = um_frequencies_look(&p->frequencies, &p->frames[new]);
   uint32_t old_count = um_frequencies_look(&p->frequencies, &p->frames[old]);
-  bool wins = new_count > 2 * old_count + LEAD;
+  bool wins = new_count > 2 * old_count + 2;
   um_policy_move(p, g, wins ? new : old, held);
   return wins ? held : trial;
 }
