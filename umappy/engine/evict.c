@@ -292,13 +292,14 @@ static enum picked pick_one(um_worker *w, batch *b, um_frame_id id) {
   return TAKEN;
 }
 
-/* frames_lock held. The next resident in the policy's order. Where those of a queue are too young they are soon old
- * enough: what other queues have is worth more. */
-static um_frame_id find_next(um_pager *p, um_frame_id id, enum picked picked, bool *young) {
+/* frames_lock held. The next resident in the policy's order. Those of a queue that are too young are soon old enough,
+ * and what other queues have is worth more: of that a batch takes as little as gets it anything. */
+static um_frame_id find_next(um_pager *p, const batch *b, um_frame_id id, enum picked picked, bool *young) {
   *young = picked != TAKEN && (*young || picked == YOUNG);
   uint8_t queue = picked == TAKEN ? 0 : p->frames[id].queue;
   um_frame_id next = um_policy_next(p->policy, picked == TAKEN ? UM_NIL : id);
-  return *young && p->frames[next].queue != queue ? UM_NIL : next;
+  bool has_any = b->bytes > 0 || b->kepts > 0;
+  return *young && has_any && p->frames[next].queue != queue ? UM_NIL : next;
 }
 
 /* Phase 1. */
@@ -312,7 +313,7 @@ static void pick(um_worker *w, batch *b) {
   for (int looked = 0; looked < LOOK && b->bytes < target && scattered < most && picked != BATCH_FULL; looked++) {
     uint64_t clean = b->bytes - b->claimed;
     if (!pick_standby(p, b, &moving)) {
-      id = moving ? UM_NIL : find_next(p, id, picked, &young);
+      id = moving ? UM_NIL : find_next(p, b, id, picked, &young);
       if (id == UM_NIL)
         break;
       picked = pick_one(w, b, id);
