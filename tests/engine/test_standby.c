@@ -1,6 +1,9 @@
 /* Runs on standby: taken back by a fault, given up for others' memory, in both ways of mapping them. What is read ahead
  * is asked for here by hand; test_ahead.c lets readers ask. */
 #define _GNU_SOURCE
+#include "leave.h"
+#include "page.h"
+#include "policy.h"
 #include "pool.h"
 #include "readahead.h"
 #include "rig.h"
@@ -440,6 +443,59 @@ static void test_standby_reclaimed_against_faults_shows_the_stores_bytes(void) {
   reclaim_against_fault(2 * MIB, true);
 }
 
+/* As an evictor does that picks a run to wait; inside the gate from here on. */
+static um_frame_id pick(const rig *r, uint64_t first) {
+  CHECK(um_gate_enter(r->region));
+  um_frame_id id = um_word_frame(um_page_load(r->region, first));
+  CHECK_EQUAL(um_run_take(r->region, first, pages_of(r), UM_IN(UM_CLEAN), id, UM_EVICTING), pages_of(r));
+  pthread_mutex_lock(&r->pager->frames_lock);
+  um_policy_standby(r->pager->policy, id);
+  pthread_mutex_unlock(&r->pager->frames_lock);
+  return id;
+}
+
+static void move_out(const rig *r, uint64_t first, um_frame_id id) {
+  um_leave_chunk(r->region, first, id);
+  um_gate_leave(r->region);
+  CHECK_EQUAL(rig_state(r, first), UM_PAGE_STANDBY);
+}
+
+static um_frame_id take_standby(const rig *r, bool *moving) {
+  pthread_mutex_lock(&r->pager->frames_lock);
+  um_frame_id id = um_standby_take(r->pager, UM_RECLAIM_FULL, moving);
+  pthread_mutex_unlock(&r->pager->frames_lock);
+  return id;
+}
+
+/* Race: making room against moving out. Two evictors, and the one is not done with the run that is to leave first. */
+static void test_standby_that_comes_after_one_being_moved_out_is_not_taken_in_its_place(void) {
+  rig r;
+  bool moving;
+  rig_policy = UM_POLICY_SECOND_CHANCE;
+  open_rig(&r, 64 * KIB, true);
+  if (r.region->moves) {
+    uint64_t first = first_chunk(&r), second = first + pages_of(&r), third = second + pages_of(&r);
+    for (uint64_t chunk = first; chunk <= third; chunk += pages_of(&r)) {
+      ask_and_wait(&r, chunk);
+      check_chunk(&r, chunk);
+    }
+    um_frame_id one = pick(&r, first), two = pick(&r, second);
+    move_out(&r, second, two);
+    CHECK_EQUAL(take_standby(&r, &moving), UM_NIL);
+    CHECK(moving);
+    move_out(&r, first, one);
+    CHECK_EQUAL(take_standby(&r, &moving), one);
+    CHECK(!moving);
+    CHECK_EQUAL(um_standby_give_up(r.pager, &one, 1), UM_CHUNK);
+    CHECK_EQUAL(rig_state(&r, first), UM_PAGE_ABSENT);
+    check_chunk(&r, first);
+    check_chunk(&r, second);
+  }
+  rig_close(&r);
+  rig_end(&r);
+  rig_policy = UM_POLICY_AUTO;
+}
+
 int main(void) {
   watchdog_start(20);
   RUN(test_standby_touched_in_a_region_that_is_only_read_needs_no_store);
@@ -454,6 +510,7 @@ int main(void) {
   RUN(test_standby_ends_of_a_region_that_is_not_aligned_are_right);
   RUN(test_standby_dropped_in_part_by_its_user_comes_back);
   RUN(test_standby_of_a_locked_region_is_copied);
+  RUN(test_standby_that_comes_after_one_being_moved_out_is_not_taken_in_its_place);
   RUN(test_standby_reclaimed_against_faults_shows_the_stores_bytes);
   watchdog_pet("the end");
   return 0;
