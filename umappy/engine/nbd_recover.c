@@ -1,6 +1,6 @@
 /* nbd_recover.c: what callers see of a lost server: they wait, for a while, and nothing that was acknowledged is gone.
  *
- * The races, each with a test (L: tests/stores/test_nbd_loss.py, C: tests/engine/test_nbd_recover.c):
+ * The races, each with a test (L: tests/stores/nbd_loss/, C: tests/engine/test_nbd_recover.c):
  *
  * 1. A write is acknowledged on one connection while another is lost. The acknowledgement may be of a server that is
  *    dead by now. The entry becomes KEPT by the hands of a caller inside the gate; the mending thread waits for the
