@@ -41,8 +41,8 @@ HEADLINES = (
     Headline(r"\+=|update", STORES),
     Headline(r"loop", STORES),
     Headline(r"sort", STORES),
-    Headline(rf"(?=.*({COMPRESSED})).*(sequential|sum)", rf"{NETWORK}|write"),
-    Headline(rf"(?=.*({COMPRESSED})).*random", rf"{NETWORK}|write"),
+    Headline(rf"(?=.*({COMPRESSED})).*(sequential|sum)", rf"{NETWORK}|write|noise"),
+    Headline(rf"(?=.*({COMPRESSED})).*random", rf"{NETWORK}|write|noise"),
     Headline(NETWORK, COMPRESSED),
     Headline(r"fault", STORES),
 )

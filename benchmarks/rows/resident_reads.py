@@ -3,8 +3,8 @@
 A thread adds up the same bytes again and again; another streams through a region much larger than the budget. The peer
 reads an array of numpy's own beside the same stream. Two more runs go without the stream.
 
-The target is on pages that stay resident, which those of the region do with policy="s3fifo". With "auto" many of them
-do not: lfu, one of its contenders, also holds a part of the stream, which goes round, and has fewer misses by that.
+The target is on pages that stay resident, which those of the region do with policy="s3fifo". With "auto" some do not:
+of each of its three contenders' pages, a 32nd of all, those of the two that lose are missed now and then.
 """
 
 from __future__ import annotations

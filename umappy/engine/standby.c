@@ -257,7 +257,7 @@ um_frame_id um_standby_take(um_pager *p, enum um_reclaim how, bool *moving) {
         !um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
-    if (how == UM_RECLAIM_FULL && um_word_state(w) == UM_EVICTING) {
+    if (how == UM_RECLAIM_FULL && um_word_state(w) == UM_EVICTING && um_word_frame(w) == id) {
       um_gate_leave(r);
       *moving = true;
       return UM_NIL;
