@@ -124,17 +124,22 @@ static void check_answer(const sim *s, uint64_t page, bool miss, const um_run_pl
 }
 
 /* As context.c has it. */
+static bool sim_edge(const sim *s, uint64_t page, int64_t step) {
+  int64_t pages = s->limits.context_pages, first = (int64_t)page - pages * step, last = (int64_t)page + 4 * step;
+  int64_t low = step > 0 ? first : last, high = step > 0 ? last : first;
+  if (pages == 0 || low < 0 || high >= (int64_t)s->limits.page_count)
+    return false;
+  for (int64_t i = first; i != (int64_t)page; i += step)
+    if (s->state[i] != MAPPED)
+      return false;
+  for (int64_t i = last; i != (int64_t)page; i -= step)
+    if (s->state[i] != ABSENT)
+      return false;
+  return true;
+}
+
 static um_context sim_context(const sim *s, uint64_t page) {
-  uint64_t pages = s->limits.context_pages;
-  if (pages == 0 || page < pages || page + 5 > s->limits.page_count)
-    return UM_CONTEXT_NONE;
-  for (uint64_t i = 1; i <= pages; i++)
-    if (s->state[page - i] != MAPPED)
-      return UM_CONTEXT_NONE;
-  for (uint64_t i = 1; i <= 4; i++)
-    if (s->state[page + i] != ABSENT)
-      return UM_CONTEXT_NONE;
-  return UM_CONTEXT_UP;
+  return sim_edge(s, page, 1) ? UM_CONTEXT_UP : sim_edge(s, page, -1) ? UM_CONTEXT_DOWN : UM_CONTEXT_NONE;
 }
 
 void sim_touch(sim *s, uint32_t thread_id, uint64_t page, bool write) {

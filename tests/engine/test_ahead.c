@@ -37,35 +37,44 @@ static void settle(const rig *r) {
 typedef struct piece {
   rig *rig;
   uint64_t first, end;
+  bool down;
 } piece;
 
 static void *read_piece(void *piece_) {
   const piece *p = piece_;
-  for (uint64_t offset = p->first; offset < p->end; offset += 4 * KIB)
+  for (uint64_t done = 0; done < p->end - p->first; done += 4 * KIB) {
+    uint64_t offset = p->down ? p->end - 4 * KIB - done : p->first + done;
     CHECK_EQUAL(rig_read(p->rig, offset), rig_word(offset));
+  }
   return NULL;
 }
 
 /* The pages before a gap make no faults, so nobody has seen the thread come. */
-static void test_ahead_gaps_between_resident_pages_take_few_faults(void) {
+static void read_over_gaps(bool down) {
   rig r;
   rig_options o = streaming(64 * MIB, 4 * KIB, true);
   rig_open(&r, &o);
-  read_piece(&(piece){&r, 0, r.size});
+  read_piece(&(piece){&r, 0, r.size, false});
   settle(&r);
   for (uint64_t gap = 8 * MIB; gap < r.size; gap += 16 * MIB)
     CHECK_EQUAL(rig_evict(&r, gap, MIB), 0);
   um_stats before = rig_stats(&r);
   for (uint64_t gap = 8 * MIB; gap < r.size; gap += 16 * MIB) {
-    piece p = {&r, gap - MIB, gap + 2 * MIB};
+    piece p = {&r, gap - MIB, gap + 2 * MIB, down};
     pthread_join(rig_thread(read_piece, &p), NULL);
   }
   settle(&r);
   um_stats s = rig_stats(&r);
   CHECK_EQUAL(s.bytes_read - before.bytes_read, 4 * MIB);
-  CHECK(s.read_faults - before.read_faults <= 4 * 2);
+  /* Two a gap, and 20 in all without a context; some more where the reader comes before what was asked for. */
+  CHECK(s.read_faults - before.read_faults <= 4 * 4);
   rig_close(&r);
   rig_end(&r);
+}
+
+static void test_ahead_gaps_between_resident_pages_take_few_faults(void) {
+  read_over_gaps(false);
+  read_over_gaps(true);
 }
 
 static void read_through(uint64_t page_size, bool read_only, bool down) {

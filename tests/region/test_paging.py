@@ -135,7 +135,7 @@ def test_flush_joins_neighbours_into_one_write_and_makes_them_durable(
 ) -> None:
     log = LogStore(FileStore(path, "r+"))
     region = map_store(log, pager=make_pager(memory=2 << 20))
-    region.advise("random")
+    region.advise("random")  # so that no read ahead comes between the calls
     region[2 * PAGE : 7 * PAGE] = bytes(5 * PAGE)
     log.take()
     region.flush()

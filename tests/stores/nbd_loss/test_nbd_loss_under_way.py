@@ -4,7 +4,7 @@ They are settled after the grace period, which is `timeout_seconds`: TIMEOUT her
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +12,16 @@ from forgetful_nbd import FLUSH, READ, TRIM, WRITE, WRITE_ZEROES, ForgetfulServe
 from nbd_loss import PAGE, RETRY, SIZE, SOON, TIMEOUT, A, B, C, Once, lose_write, measure, wait_until
 from umappy.stores.nbd import NbdStore
 from umappy.stores.testing import make_bytes, read, write
+
+
+def check_late_write_undoes_nothing(
+    server: ForgetfulServer, store: NbdStore, old: "Future[None]", new: "Future[None]"
+) -> None:
+    """The server does what it had still to do, A to page 0; B, which came after it, stays."""
+    assert server.do_late() == 1
+    old.result(RETRY)
+    new.result(RETRY)
+    assert read(store, 0, PAGE) == B
 
 
 @pytest.mark.parametrize("verdict", ["deaf", "mute"])
@@ -53,10 +63,7 @@ def test_late_write_of_the_old_connection_does_not_undo_a_newer_one(
     old = lose_write(server, store, pool, "late")
     new = pool.submit(write, store, 0, B)
     time.sleep(SOON)
-    assert server.do_late() == 1
-    old.result(RETRY)
-    new.result(RETRY)
-    assert read(store, 0, PAGE) == B
+    check_late_write_undoes_nothing(server, store, old, new)
     store.flush()
     assert server.durable[:PAGE] == B
 
@@ -74,10 +81,7 @@ def test_late_write_of_a_server_that_hung_for_long_does_not_undo_a_newer_one(
     server.refusing = False
     wait_until(lambda: server.connections == 2)
     time.sleep(0.6 * TIMEOUT)
-    assert server.do_late() == 1
-    old.result(RETRY)
-    new.result(RETRY)
-    assert read(store, 0, PAGE) == B
+    check_late_write_undoes_nothing(server, store, old, new)
 
 
 def test_server_that_stands_still_in_the_grace_period_gets_another(
@@ -91,10 +95,7 @@ def test_server_that_stands_still_in_the_grace_period_gets_another(
     time.sleep(0.7 * TIMEOUT)
     server.release()
     time.sleep(0.6 * TIMEOUT)
-    assert server.do_late() == 1
-    old.result(RETRY)
-    new.result(RETRY)
-    assert read(store, 0, PAGE) == B
+    check_late_write_undoes_nothing(server, store, old, new)
 
 
 def test_flush_does_not_return_while_a_late_write_may_come(
