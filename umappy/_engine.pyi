@@ -156,6 +156,8 @@ class um_stats:
     readahead_used: int
     readahead_wasted: int
     standby_hits: int
+    cleaned: int
+    cleaned_wasted: int
     pinned: int
     standby: int
     idle: int

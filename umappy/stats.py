@@ -74,6 +74,10 @@ class Stats:
     """Pages evicted, touched again, and taken back without the store."""
     pinned: int
     """Evictions that found a device's pin and left the page in place."""
+    cleaned: int
+    """Dirty pages written back ahead of need, where writing costs this machine time,"""
+    cleaned_wasted: int
+    """and of these, written to again before the next flush."""
     standby: int
     """Bytes not mapped, but still in memory."""
     idle: int

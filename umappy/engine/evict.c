@@ -331,16 +331,16 @@ static bool is_put_back(const um_pager *p, um_frame_id id) {
   return um_word_frame(w) == id && UM_IN(um_word_state(w)) & (UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_WRITING));
 }
 
-/* Phase 6. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
-static void settle(um_pager *p, const batch *b) {
+/* A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
+void um_evict_settle(um_pager *p, const um_frame_id *ids, uint32_t count) {
   pthread_mutex_lock(&p->frames_lock);
-  for (uint32_t i = 0; i < b->picked; i++) {
-    um_frame *f = &p->frames[b->frames[i]];
-    bool stays = f->picked && atomic_load(&f->live) > 0 &&
-                 (!um_policy_in_standby(p->policy, b->frames[i]) || is_put_back(p, b->frames[i]));
+  for (uint32_t i = 0; i < count; i++) {
+    um_frame *f = &p->frames[ids[i]];
+    bool stays =
+        f->picked && atomic_load(&f->live) > 0 && (!um_policy_in_standby(p->policy, ids[i]) || is_put_back(p, ids[i]));
     f->picked = false;
     if (stays)
-      um_frame_relist(p, b->frames[i]);
+      um_frame_relist(p, ids[i]);
   }
   pthread_mutex_unlock(&p->frames_lock);
 }
@@ -444,6 +444,6 @@ uint64_t um_evict_batch(um_worker *w) {
   freed += leave(w, b.leaving, b.leavings);
   for (uint32_t i = 0; i < b.dirties;)
     i += um_evict_written(w, &b.dirty[i], b.dirties - i, &freed);
-  settle(p, &b);
+  um_evict_settle(p, b.frames, b.picked);
   return freed;
 }

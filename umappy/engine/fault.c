@@ -15,6 +15,7 @@
  *    and what is gone is repaired: read again if the store has it, else FAILED. */
 #include "advise.h"
 #include "blocks.h"
+#include "clean.h"
 #include "context.h"
 #include "mechanism.h"
 #include "page.h"
@@ -42,6 +43,8 @@ static bool unprotect(um_region *r, uint64_t page, uint64_t offset, um_word w) {
   if (!um_page_change(r, page, &w, um_word_make(state, flags | UM_BUSY, id)))
     return false;
   um_frame *f = &p->frames[id];
+  if (um_word_state(w) == UM_CLEAN)
+    um_clean_written_again(r, f);
   atomic_store(&f->born_ns, um_now_ns());
   atomic_store(&f->opened, true);
   um_blocks_open(r, f, page, offset);
@@ -186,6 +189,8 @@ static enum outcome take_back(um_region *r, uint64_t page, um_word w, bool write
   }
   um_frame *f = &p->frames[own];
   record(r, page, m->thread_id, UM_TRACE_REFAULT);
+  if (write)
+    um_clean_written_again(r, f);
   f->write = trigger(r, page, write, m->thread_id);
   if (um_standby_moves(r, f->write)) {
     um_standby_return(r, own, page, f->write);
@@ -320,6 +325,8 @@ void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
     um_queue_push(p, demand, id);
   else if (outcome == WAKE)
     um_page_wake(r, page, 1);
+  if (write)
+    um_clean_ask(r);
   um_gate_leave(r);
 }
 

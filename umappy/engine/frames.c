@@ -27,6 +27,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
     atomic_store(&f->blocks, 0);
     atomic_store(&f->opened, false);
     atomic_store(&f->writer, false);
+    atomic_store(&f->cleaned, 0);
     atomic_store(&f->ahead, false); /* the leader may be looking, through a word that named it a moment ago */
   }
   pthread_mutex_unlock(&p->frames_lock);

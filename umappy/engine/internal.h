@@ -89,6 +89,7 @@ typedef struct um_frame {
   bool give_up;             /* pager->lock: it waited for memory too long */
   _Atomic bool opened;      /* some page of it was writable, ever */
   _Atomic bool ahead;       /* read ahead and not touched yet */
+  _Atomic uint32_t cleaned; /* when it was cleaned ahead of need, in flushes; 0: it was not; clean.c */
   _Atomic bool writer;      /* who waits for it while it is read ahead writes every page; the leader's */
   bool returns;             /* FILLING, to be taken back from standby; the filler's */
   bool claimed;             /* FILLING already; the filler's */
@@ -116,6 +117,7 @@ typedef struct um_counters {
   _Atomic uint64_t store_reads, store_writes, store_flushes, bytes_read, bytes_written;
   _Atomic uint64_t fill_errors, write_errors, retries;
   _Atomic uint64_t readahead, readahead_used, readahead_wasted, standby_hits, pinned;
+  _Atomic uint64_t cleaned, cleaned_wasted;
   _Atomic uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];
 } um_counters;
 
@@ -132,6 +134,8 @@ struct um_region {
   bool writable;                  /* constant */
   bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
   bool moves;                     /* constant: and change places with a chunk's memory */
+  bool cleans;                    /* constant: it is written back ahead of need; clean.c */
+  _Atomic uint64_t clean_cursor;  /* the page to go on from; cleaners' */
   uint32_t skew;                  /* constant: bytes that those lengths lie behind multiples of a chunk; below a page */
   struct um_readahead *readahead; /* the leader's; NULL: none is wanted */
   uint32_t trace_id;              /* constant */
@@ -245,12 +249,16 @@ struct um_pager {
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */
+  _Atomic bool clean_asked;        /* a region has much that is dirty; clean.c, and so the next two: */
+  _Atomic uint64_t clean_rest_ns;  /* nothing is cleaned ahead before this */
+  _Atomic uint32_t clean_vain;     /* runs written to again before their flush, lately, */
   _Atomic bool evict_asked;        /* the evictors were told that memory is short */
 
   pthread_mutex_t regions_lock;
   um_region **regions; /* sorted by address; regions_lock */
   uint32_t region_count, region_capacity;
   uint32_t regions_made; /* regions_lock */
+  uint32_t clean_turn;   /* which region is cleaned next; regions_lock */
   um_counters retired;   /* of regions that are gone; regions_lock */
 
   pthread_mutex_t frames_lock;
@@ -260,6 +268,7 @@ struct um_pager {
   uint32_t frames_made;    /* descriptors ever used; frames_lock */
   uint32_t kept,
       kept_hits; /* runs shorter than a chunk that went to standby, and that were touched there, lately; frames_lock */
+  uint32_t clean_tried;     /* of so many that were cleaned; frames_lock */
   uint32_t not_kept;        /* and that left directly, as that is seldom; frames_lock */
   um_frame_id free_frames;  /* frames_lock */
   struct um_policy *policy; /* frames_lock */
@@ -275,6 +284,7 @@ struct um_pager {
   uint64_t starved_ns;
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
+  uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
   bool leader;                        /* some filler leads; lock */
   _Atomic bool stop;                  /* set once, by destroy */
   uint32_t writes_failed;             /* in a row; lock */
@@ -434,7 +444,8 @@ bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how);               
 bool um_memory_make(um_pager *p);           /* gives something back, at once; false: there is nothing that could be */
 bool um_memory_make_for_guess(um_pager *p); /* the same, of what proved nothing yet */
 void um_evict_note_write(um_region *r, int code, um_error *error);
-uint64_t um_evict_batch(um_worker *w); /* bytes given back */
+uint64_t um_evict_batch(um_worker *w);                                     /* bytes given back */
+void um_evict_settle(um_pager *p, const um_frame_id *ids, uint32_t count); /* picked runs: what stays begins anew */
 uint64_t um_evict_drop(um_region *r, uint64_t first,
                        uint64_t count); /* all EVICTING and owned; inside the gate; bytes */
 void um_evict_ask(um_pager *p);

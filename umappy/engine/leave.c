@@ -137,6 +137,7 @@ static void end_one(leaving_group *g, um_leaving *v, int code, um_error *error) 
   if (code == 0) {
     if (v->dirty) {
       UM_COUNT(r, writes, v->count);
+      UM_COUNT(r, cleaned, v->frame == UM_NIL ? 0 : v->count);
       atomic_store(&g->pager->frames[um_word_frame(um_page_load(r, v->page))].blocks, 0);
     }
     settle(v, g->chunk);

@@ -2,6 +2,7 @@
  * from the caller's buffer, a run by one ioctl; everything else is written as any user of the memory would. Runs on the
  * caller's thread, which may fault like any other. */
 #include "blocks.h"
+#include "clean.h"
 #include "mechanism.h"
 #include "page.h"
 
@@ -103,6 +104,7 @@ int um_region_overwrite(um_region *r, uint64_t offset, const void *buffer, uint6
       uint64_t count = claim_run(r, page, last);
       int code = count ? place_run(r, page, count, source) : 0;
       bool is_absent = um_page_load(r, page) == 0;
+      um_clean_ask(r);
       um_gate_leave(r);
       if (code)
         return code;

@@ -1,6 +1,7 @@
 /* region.c: making, finding and forgetting regions. The mapping itself is the binding's (Python's mmap object makes and
  * unmaps it); the region is what the engine knows of it. */
 #include "blocks.h"
+#include "clean.h"
 #include "context.h"
 #include "mechanism.h"
 #include "page.h"
@@ -204,6 +205,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
     return code;
   }
   choose_ways(r);
+  r->cleans = um_clean_wanted(r);
   if (options->readahead && (code = make_readahead(r))) {
     um_words_destroy(r);
     free(r);

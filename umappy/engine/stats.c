@@ -8,7 +8,8 @@
   X(fills) X(prefetches) X(evictions) X(writes)                                                                        \
   X(store_reads) X(store_writes) X(store_flushes) X(bytes_read) X(bytes_written)                                       \
   X(fill_errors) X(write_errors) X(retries)                                                                            \
-  X(readahead) X(readahead_used) X(readahead_wasted) X(standby_hits) X(pinned)
+  X(readahead) X(readahead_used) X(readahead_wasted) X(standby_hits) X(pinned)                   \
+  X(cleaned) X(cleaned_wasted)
 /* clang-format on */
 
 static uint64_t get(const _Atomic uint64_t *counter) {

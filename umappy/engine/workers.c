@@ -8,6 +8,7 @@
  * they are many, one is done so soon that a fault need not have its own.
  *
  * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
+#include "clean.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -190,10 +191,16 @@ void *um_evictor_main(void *worker) {
     }
     if (worked)
       continue;
+    enum um_cleaning cleaning = um_clean_step(w);
+    if (cleaning == UM_CLEANED)
+      continue;
     /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
     atomic_store(&p->evict_asked, false);
     if (!um_budget_low(p))
-      wait_ms(p, &p->evict_work, p->starved.length ? UM_TICK_MS : 10 * UM_TICK_MS);
+      wait_ms(p, &p->evict_work,
+              cleaning == UM_CLEAN_YOUNG ? UM_CLEAN_YOUNG_MS
+              : p->starved.length        ? UM_TICK_MS
+                                         : 10 * UM_TICK_MS);
   }
   pthread_mutex_unlock(&p->lock);
   return NULL;

@@ -1,0 +1,223 @@
+/* clean.c: writing dirty pages back ahead of need, where a store's writes compute (store->ops->computes): evictors that
+ * would be idle compress while the program writes, and a flush, or an eviction, finds less to do.
+ *
+ * A run is cleaned by moving it out, as for eviction, and waits on standby: so a page that a device has pinned stays
+ * dirty, which an in-place copy could not promise. Phases:
+ *
+ *   1. find: runs that have been dirty for UM_CLEAN_AGE_NS, all of their pages, short ones; DIRTY -> LEAVING
+ *   2. move out and write (leave.c), LEAVING -> STANDBY; a store that fails leaves them DIRTY, tells nobody (a flush
+ *      will), and is let alone for a while
+ *   3. settle: what could not be moved is listed anew (evict.c)
+ *
+ * Who writes to a page again before its next flush made the work vain. Where that is often, cleaning rests.
+ *
+ * Race: clean against fault. LEAVING: the fault waits for the end of the write, which is why a step takes few runs;
+ * then the page is taken back from standby. Race: clean against flush. The flush waits for what is LEAVING, and finds
+ * the store unflushed. Race: clean against close. Pages LEAVING keep the gate from closing. */
+#include "clean.h"
+
+#include "blocks.h"
+#include "leave.h"
+#include "page.h"
+#include "policy.h"
+#include "pool.h"
+
+#define STEP 4u              /* runs */
+#define RUN_MAX (256u << 10) /* bytes: who touches a run waits for all of it */
+#define SPANS_LOOKED_AT 4096 /* of a region, a step */
+#define FLOOR 128u           /* 1 / so much of the memory may be dirty */
+#define TRIAL 64u            /* runs cleaned before it is asked whether that is of use */
+#define WORTH 4u             /* one in so many may be vain */
+#define REST_NS 200000000u
+
+bool um_clean_wanted(const um_region *r) {
+  return r->store->ops->computes && r->writable && r->moves && !um_blocks_tracked(r);
+}
+
+static uint64_t floor_of(const um_pager *p) {
+  return p->memory / FLOOR;
+}
+
+void um_clean_ask(um_region *r) {
+  um_pager *p = r->pager;
+  if (!r->cleans || atomic_load(&p->clean_asked) || atomic_load(&r->dirty) < floor_of(p) ||
+      um_now_ns() < atomic_load(&p->clean_rest_ns) || atomic_exchange(&p->clean_asked, true))
+    return;
+  pthread_mutex_lock(&p->lock);
+  pthread_cond_signal(&p->evict_work);
+  pthread_mutex_unlock(&p->lock);
+}
+
+static uint32_t epoch(const um_region *r) { /* changes with each flush; never 0 */
+  return (uint32_t)atomic_load_explicit(&r->counters.store_flushes, memory_order_relaxed) | 0x80000000u;
+}
+
+void um_clean_written_again(um_region *r, um_frame *f) {
+  uint32_t cleaned = atomic_load_explicit(&f->cleaned, memory_order_relaxed);
+  if (cleaned == 0)
+    return;
+  atomic_store_explicit(&f->cleaned, 0, memory_order_relaxed);
+  if (cleaned != epoch(r))
+    return;
+  atomic_fetch_add(&r->pager->clean_vain, 1);
+  UM_COUNT(r, cleaned_wasted, f->count);
+}
+
+/* Runs of a region that are to be cleaned. */
+typedef struct finding {
+  um_region *region;
+  uint64_t now;
+  um_leaving runs[STEP];
+  uint32_t count;
+  bool young; /* some were, that are to be cleaned soon */
+  bool all;   /* all of the region was looked at */
+} finding;
+
+static void rest(um_pager *p) {
+  atomic_store(&p->clean_rest_ns, um_now_ns() + REST_NS);
+}
+
+/* frames_lock held. */
+static bool is_worth(um_pager *p) {
+  uint32_t vain = atomic_load(&p->clean_vain);
+  bool worth = p->clean_tried < TRIAL || (uint64_t)vain * WORTH < p->clean_tried;
+  if (!worth || p->clean_tried >= 16 * TRIAL) { /* what is long ago counts less */
+    p->clean_tried /= 2;
+    atomic_fetch_sub(&p->clean_vain, vain - vain / 2);
+  }
+  return worth;
+}
+
+/* frames_lock held. */
+static bool may_clean(um_region *r, um_frame_id id) {
+  um_pager *p = r->pager;
+  const um_frame *f = &p->frames[id];
+  return !f->picked && f->queue != 0 && !um_policy_in_standby(p->policy, id) && um_policy_keeps(p->policy, id) &&
+         atomic_load(&f->live) == f->count && (uint64_t)f->count << r->page_shift <= RUN_MAX &&
+         um_pool_slot(p, id, um_run_memory(r, f->page, f->count));
+}
+
+/* frames_lock held, inside the gate. All of a run or nothing. */
+static bool take_run(um_region *r, um_frame_id id, um_leaving *v) {
+  um_pager *p = r->pager;
+  um_frame *f = &p->frames[id];
+  for (uint64_t page = f->page; page < f->page + f->count; page++)
+    if (um_word_state(um_page_load(r, page)) != UM_DIRTY)
+      return false;
+  uint64_t n = um_run_take(r, f->page, f->count, UM_IN(UM_DIRTY), id, UM_LEAVING);
+  if (n < f->count) { /* an ioctl of the leader's, or a flush was first */
+    if (n && (um_run_release(r, f->page, n, UM_DIRTY) & UM_WAITER))
+      um_page_wake(r, f->page, n);
+    return false;
+  }
+  um_policy_standby(p->policy, id);
+  f->picked = true;
+  p->clean_tried++;
+  atomic_store_explicit(&f->cleaned, epoch(r), memory_order_relaxed);
+  *v = (um_leaving){.region = r, .page = f->page, .count = n, .frame = id, .dirty = true};
+  return true;
+}
+
+/* Inside the gate. Takes the run of a page that was dirty a moment ago, if it is to be cleaned; the page to go on from.
+ */
+static uint64_t look_at(finding *f, uint64_t page) {
+  um_region *r = f->region;
+  um_pager *p = r->pager;
+  pthread_mutex_lock(&p->frames_lock);
+  um_frame_id id = um_word_frame(um_page_load(r, page));
+  const um_frame *run = &p->frames[id];
+  uint64_t next = page + 1;
+  if (id != UM_NIL && run->region == r && page - run->page < run->count) {
+    next = run->page + run->count;
+    uint64_t born = atomic_load_explicit(&run->born_ns, memory_order_relaxed);
+    bool young = f->now < born + UM_CLEAN_AGE_NS;
+    if (may_clean(r, id)) {
+      f->young |= young;
+      f->count += !young && take_run(r, id, &f->runs[f->count]);
+    }
+  }
+  pthread_mutex_unlock(&p->frames_lock);
+  return next;
+}
+
+/* Phase 1, inside the gate. */
+static void find(finding *f) {
+  um_region *r = f->region;
+  uint64_t page = atomic_load(&r->clean_cursor), seen = 0;
+  for (uint32_t looked = 0; seen < r->page_count && looked < SPANS_LOOKED_AT && f->count < STEP; looked++) {
+    uint64_t span = um_words_span(r, page), from = page;
+    uint64_t end = um_min(r->page_count, um_max(um_words_span_page(r, span + 1), page + 1));
+    if (atomic_load(&r->spans[span].dirty) == 0)
+      page = end;
+    while (page < end && f->count < STEP)
+      page = um_word_state(um_page_load(r, page)) == UM_DIRTY ? look_at(f, page) : page + 1;
+    seen += page - from;
+    page = page < r->page_count ? page : 0;
+  }
+  f->all = seen >= r->page_count;
+  atomic_store(&r->clean_cursor, page);
+}
+
+/* Inside its gate, the next region that has enough to clean; NULL: none has. */
+static um_region *enter_next(um_pager *p) {
+  uint64_t now = um_now_ns();
+  um_region *found = NULL;
+  pthread_mutex_lock(&p->regions_lock);
+  for (uint32_t i = 0; i < p->region_count && !found; i++) {
+    um_region *r = p->regions[p->clean_turn++ % p->region_count];
+    if (r->cleans && atomic_load(&r->dirty) >= floor_of(p) && now >= atomic_load(&r->write_backoff_ns) &&
+        um_gate_enter(r))
+      found = r;
+  }
+  pthread_mutex_unlock(&p->regions_lock);
+  return found;
+}
+
+static enum um_cleaning clean(um_worker *w) {
+  um_pager *p = w->pager;
+  um_error errors[STEP];
+  um_frame_id ids[STEP];
+  finding f = {.now = um_now_ns()};
+  pthread_mutex_lock(&p->frames_lock);
+  bool worth = is_worth(p), failed = false;
+  pthread_mutex_unlock(&p->frames_lock);
+  f.region = worth ? enter_next(p) : NULL;
+  if (f.region) {
+    find(&f);
+    um_gate_leave(f.region); /* from here on LEAVING pages keep it from being closed */
+  }
+  if (f.count == 0) {
+    if (f.region && !f.all)
+      return UM_CLEANED;
+    if (f.young)
+      return UM_CLEAN_YOUNG;
+    if (f.region || !worth) /* much is dirty, and none of it to be cleaned */
+      rest(p);
+    return UM_CLEAN_NOTHING;
+  }
+  for (uint32_t i = 0; i < f.count; i++) {
+    f.runs[i].error = &errors[i];
+    ids[i] = f.runs[i].frame;
+  }
+  um_leave_group(p, w, f.runs, f.count);
+  um_evict_settle(p, ids, f.count);
+  for (uint32_t i = 0; i < f.count; i++)
+    failed |= f.runs[i].failed != 0;
+  if (failed)
+    rest(p);
+  return failed ? UM_CLEAN_NOTHING : UM_CLEANED;
+}
+
+enum um_cleaning um_clean_step(um_worker *w) {
+  um_pager *p = w->pager;
+  if (!atomic_load(&p->clean_asked) || p->cleaners >= um_max(1, p->evictor_count / 2))
+    return UM_CLEAN_NOTHING;
+  p->cleaners++;
+  pthread_mutex_unlock(&p->lock);
+  enum um_cleaning outcome = clean(w);
+  pthread_mutex_lock(&p->lock);
+  p->cleaners--;
+  if (outcome == UM_CLEAN_NOTHING)
+    atomic_store(&p->clean_asked, false);
+  return outcome;
+}
