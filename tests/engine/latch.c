@@ -81,7 +81,8 @@ static const um_store_ops latch_ops = {
 um_store *latch_open(um_store *inner) {
   latch *self = calloc(1, sizeof *self);
   CHECK(self);
-  self->store = (um_store){.ops = &latch_ops, .size = inner->size, .writable = inner->writable};
+  self->store =
+      (um_store){.ops = &latch_ops, .size = inner->size, .writable = inner->writable, .computes = inner->computes};
   self->inner = inner;
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->moved, NULL);

@@ -93,6 +93,7 @@ static um_store *open_store(rig *r, const char *path, const rig_options *o) {
   }
   if (o->ops)
     store->ops = o->ops;
+  store->computes = o->computes;
   if (o->faults) {
     um_fault_options none = {0};
     CHECK_EQUAL(um_fault_store_open(store, &none, &r->faults), 0);

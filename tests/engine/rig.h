@@ -22,6 +22,7 @@ typedef struct rig_options {
   bool read_only;
   bool readahead;
   bool sparse;             /* no pattern: the file is a hole */
+  bool computes;           /* the store says that its writes do */
   bool faults;             /* a fault store lies before the file store */
   bool latch;              /* a latch lies before that */
   const um_store_ops *ops; /* in place of the file store's; NULL: its own */

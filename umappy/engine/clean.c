@@ -1,4 +1,4 @@
-/* clean.c: writing dirty pages back ahead of need, where a store's writes compute (store->ops->computes): evictors that
+/* clean.c: writing dirty pages back ahead of need, where a store's writes compute (store->computes): evictors that
  * would be idle compress while the program writes, and a flush, or an eviction, finds less to do.
  *
  * A run is cleaned by moving it out, as for eviction, and waits on standby: so a page that a device has pinned stays
@@ -28,10 +28,9 @@
 #define FLOOR 128u           /* 1 / so much of the memory may be dirty */
 #define TRIAL 64u            /* runs cleaned before it is asked whether that is of use */
 #define WORTH 4u             /* one in so many may be vain */
-#define REST_NS 200000000u
 
 bool um_clean_wanted(const um_region *r) {
-  return r->store->ops->computes && r->writable && r->moves && !um_blocks_tracked(r);
+  return r->store->computes && r->writable && r->moves && !um_blocks_tracked(r);
 }
 
 static uint64_t floor_of(const um_pager *p) {
@@ -41,7 +40,7 @@ static uint64_t floor_of(const um_pager *p) {
 void um_clean_ask(um_region *r) {
   um_pager *p = r->pager;
   if (!r->cleans || atomic_load(&p->clean_asked) || atomic_load(&r->dirty) < floor_of(p) ||
-      um_now_ns() < atomic_load(&p->clean_rest_ns) || atomic_exchange(&p->clean_asked, true))
+      atomic_exchange(&p->clean_asked, true))
     return;
   pthread_mutex_lock(&p->lock);
   pthread_cond_signal(&p->evict_work);
@@ -72,10 +71,6 @@ typedef struct finding {
   bool young; /* some were, that are to be cleaned soon */
   bool all;   /* all of the region was looked at */
 } finding;
-
-static void rest(um_pager *p) {
-  atomic_store(&p->clean_rest_ns, um_now_ns() + REST_NS);
-}
 
 /* frames_lock held. */
 static bool is_worth(um_pager *p) {
@@ -178,23 +173,19 @@ static enum um_cleaning clean(um_worker *w) {
   um_error errors[STEP];
   um_frame_id ids[STEP];
   finding f = {.now = um_now_ns()};
+  bool failed = false;
   pthread_mutex_lock(&p->frames_lock);
-  bool worth = is_worth(p), failed = false;
+  bool worth = is_worth(p);
   pthread_mutex_unlock(&p->frames_lock);
-  f.region = worth ? enter_next(p) : NULL;
-  if (f.region) {
-    find(&f);
-    um_gate_leave(f.region); /* from here on LEAVING pages keep it from being closed */
-  }
-  if (f.count == 0) {
-    if (f.region && !f.all)
-      return UM_CLEANED;
-    if (f.young)
-      return UM_CLEAN_YOUNG;
-    if (f.region || !worth) /* much is dirty, and none of it to be cleaned */
-      rest(p);
+  if (!worth)
+    return UM_CLEAN_REST;
+  f.region = enter_next(p);
+  if (!f.region)
     return UM_CLEAN_NOTHING;
-  }
+  find(&f);
+  um_gate_leave(f.region); /* from here on LEAVING pages keep it from being closed */
+  if (f.count == 0)
+    return !f.all ? UM_CLEANED : f.young ? UM_CLEAN_YOUNG : UM_CLEAN_REST;
   for (uint32_t i = 0; i < f.count; i++) {
     f.runs[i].error = &errors[i];
     ids[i] = f.runs[i].frame;
@@ -203,15 +194,15 @@ static enum um_cleaning clean(um_worker *w) {
   um_evict_settle(p, ids, f.count);
   for (uint32_t i = 0; i < f.count; i++)
     failed |= f.runs[i].failed != 0;
-  if (failed)
-    rest(p);
-  return failed ? UM_CLEAN_NOTHING : UM_CLEANED;
+  return failed ? UM_CLEAN_REST : UM_CLEANED;
 }
 
 enum um_cleaning um_clean_step(um_worker *w) {
   um_pager *p = w->pager;
   if (!atomic_load(&p->clean_asked) || p->cleaners >= um_max(1, p->evictor_count / 2))
     return UM_CLEAN_NOTHING;
+  if (um_now_ns() < p->clean_rest_ns)
+    return UM_CLEAN_REST;
   p->cleaners++;
   pthread_mutex_unlock(&p->lock);
   enum um_cleaning outcome = clean(w);
@@ -219,5 +210,7 @@ enum um_cleaning um_clean_step(um_worker *w) {
   p->cleaners--;
   if (outcome == UM_CLEAN_NOTHING)
     atomic_store(&p->clean_asked, false);
+  if (outcome == UM_CLEAN_REST)
+    p->clean_rest_ns = um_now_ns() + UM_CLEAN_REST_MS * 1000000ull;
   return outcome;
 }

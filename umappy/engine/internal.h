@@ -249,9 +249,8 @@ struct um_pager {
   _Atomic uint64_t emergency; /* the largest cost of a page of any region: kept free for one that holds a failure */
   _Atomic uint32_t memory_waiters; /* threads and starved pages that wait for `freed` to move */
   _Atomic uint64_t freed;          /* bytes of pages ever given back: progress, for who waits for memory */
-  _Atomic bool clean_asked;        /* a region has much that is dirty; clean.c, and so the next two: */
-  _Atomic uint64_t clean_rest_ns;  /* nothing is cleaned ahead before this */
-  _Atomic uint32_t clean_vain;     /* runs written to again before their flush, lately, */
+  _Atomic bool clean_asked;        /* a region has much that is dirty; clean.c, and so the next: */
+  _Atomic uint32_t clean_vain;     /* runs written to again before their flush, lately */
   _Atomic bool evict_asked;        /* the evictors were told that memory is short */
 
   pthread_mutex_t regions_lock;
@@ -285,6 +284,7 @@ struct um_pager {
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
   uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
+  uint64_t clean_rest_ns;             /* nothing is cleaned ahead before this; lock */
   bool leader;                        /* some filler leads; lock */
   _Atomic bool stop;                  /* set once, by destroy */
   uint32_t writes_failed;             /* in a row; lock */

@@ -49,7 +49,6 @@ typedef struct um_store_ops {
   /* The same for writes, no two of which overlap. It has no time-out: a write that was told to have failed while the
    * device may still do it would undo the next write of those bytes. */
   int (*write_batch)(um_store *store, um_batch *batch);
-  bool computes;   /* writes cost this process time on its processors: idle threads do them ahead of need */
   bool any_buffer; /* buffers of a batch need not be aligned */
   /* 0: the bytes were in memory already and are in `buffer`. Else it did not wait for any, `buffer` may hold anything,
    * and read is to be called: -EAGAIN; -EOPNOTSUPP: this store will never have any. Costs next to nothing where it is
@@ -65,6 +64,7 @@ struct um_store {
   const um_store_ops *ops; /* constant */
   uint64_t size;           /* bytes; constant once open */
   bool writable;           /* constant */
+  bool computes; /* constant: writes take this machine's processors; idle threads do them ahead of need (clean.c) */
 };
 
 /* Writes code, op, offset and length, and the text from a printf format; returns -code. */

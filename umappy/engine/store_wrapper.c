@@ -5,6 +5,7 @@ void um_wrapper_init(um_wrapper *wrapper, const um_store_ops *ops, um_store *inn
   wrapper->store.ops = ops;
   wrapper->store.size = inner->size;
   wrapper->store.writable = inner->writable;
+  wrapper->store.computes = inner->computes;
   wrapper->inner = inner;
   wrapper->free = free;
   atomic_init(&wrapper->references, 1);

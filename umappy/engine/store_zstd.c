@@ -55,7 +55,6 @@ const um_store_ops um_zstd_store_ops = {
     .close = zstd_store_close,
     .forked = zstd_store_forked,
     .limit = zstd_store_limit,
-    .computes = true,
 };
 
 void um_zstd_store_info(um_store *store, um_zstd_info *info) {

@@ -198,9 +198,10 @@ void *um_evictor_main(void *worker) {
     atomic_store(&p->evict_asked, false);
     if (!um_budget_low(p))
       wait_ms(p, &p->evict_work,
-              cleaning == UM_CLEAN_YOUNG ? UM_CLEAN_YOUNG_MS
-              : p->starved.length        ? UM_TICK_MS
-                                         : 10 * UM_TICK_MS);
+              cleaning == UM_CLEAN_YOUNG  ? UM_CLEAN_YOUNG_MS
+              : cleaning == UM_CLEAN_REST ? UM_CLEAN_REST_MS
+              : p->starved.length         ? UM_TICK_MS
+                                          : 10 * UM_TICK_MS);
   }
   pthread_mutex_unlock(&p->lock);
   return NULL;

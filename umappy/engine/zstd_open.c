@@ -26,6 +26,7 @@ um_zstd_store *um_zstd_store_make(um_zstd_file *file, bool writable) {
     return NULL;
   self->store.ops = &um_zstd_store_ops;
   self->store.writable = writable;
+  self->store.computes = true;
   self->file = file;
   um_fork_init();
   self->fork_generation = um_fork_generation();
