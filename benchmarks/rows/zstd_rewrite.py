@@ -1,6 +1,8 @@
 """Pages of a compressed file written anew at random, with a flush after each 1,000; and the space that rewriting takes.
 
-blosc2 and h5py flush to the kernel, umappy to the disk: the peers' files are synced as well, by os.sync.
+umappy writes in two ways: as any program does to an array, which reads each page first, and by Region.overwrite, which
+like the peers' calls takes whole pages and reads none. blosc2 and h5py flush to the kernel, umappy to the disk: the
+peers' files are synced as well, by os.sync.
 """
 
 from __future__ import annotations
@@ -39,14 +41,19 @@ def make_pages(kind: str) -> NDArray[np.uint64]:
     return compute(kind, 0, 64 * COUNT, version=1).reshape(64, COUNT)
 
 
-def write_umappy(meter: Meter, kind: str, path: str, size: int, writes: int, memory: int) -> dict[str, float]:
+def write_umappy(
+    meter: Meter, kind: str, path: str, size: int, writes: int, memory: int, whole: bool
+) -> dict[str, float]:
     pages = make_pages(kind)
     with umappy.Pager(memory) as pager, umappy.umap(path, mode="r+", pager=pager) as region:
         region.advise("random")
         a = np.frombuffer(region, np.uint64)
         with meter:
             for turn, page in enumerate(pick(size, writes)):
-                a[page * COUNT : (page + 1) * COUNT] = pages[turn % 64]
+                if whole:
+                    region.overwrite(page * PAGE, pages[turn % 64])
+                else:
+                    a[page * COUNT : (page + 1) * COUNT] = pages[turn % 64]
                 if (turn + 1) % FLUSH_EVERY == 0:
                     region.flush()
             region.flush()
@@ -109,14 +116,22 @@ def on_a_copy(run: Run, source: str, path: str) -> Run:
 
 
 def prepare_writer(
-    bench: Bench, data: DataFile, form: str, writes: int, watch: Callable[[Run, str], Run] = lambda run, path: run
+    bench: Bench,
+    data: DataFile,
+    form: str,
+    writes: int,
+    watch: Callable[[Run, str], Run] = lambda run, path: run,
+    whole: bool = False,
 ) -> Run:
-    """Returns who writes to copies of a form of `data`; `watch` gets the run and the path of the copy."""
+    """Returns who writes to copies of a form of `data`; `watch` gets the run and the path of the copy.
+
+    `whole`: umappy writes by Region.overwrite.
+    """
     path = os.path.join(data.place.folder, f"copy.{form}")
     expected = {"last": float(reduce(make_pages(data.kind)[(writes - 1) % 64]))}
     common = {"kind": data.kind, "path": path, "size": data.size, "writes": writes}
     if form == "umappy.zst":
-        run = bench.prepare(write_umappy, data.place, expected=expected, memory=bench.memory, **common)
+        run = bench.prepare(write_umappy, data.place, expected=expected, memory=bench.memory, whole=whole, **common)
     else:
         run = bench.prepare(write_peer, data.place, expected=expected, form=form, **common)
     return on_a_copy(watch(run, path), data.find(form), path)
@@ -132,21 +147,26 @@ def measure_writes(bench: Bench, kind: str) -> list[Result]:
     assert bench.fast is not None
     data = DataFile(bench.fast, kind, bench.size)
     writes = max(1, bench.reads // 4)
-    forms = {"umappy": "umappy.zst", "blosc2": "blosc2", "h5py": "h5"}
-    contenders = {name: prepare_writer(bench, data, form, writes) for name, form in forms.items()}
+    contenders = {
+        "umappy": prepare_writer(bench, data, "umappy.zst", writes),
+        "overwrite": prepare_writer(bench, data, "umappy.zst", writes, whole=True),
+        "blosc2": prepare_writer(bench, data, "blosc2", writes),
+        "h5py": prepare_writer(bench, data, "h5", writes),
+    }
     rounds = alternate(contenders, bench.rounds)
     notes = describe_costs(rounds, *contenders)
     return [
         compare(
-            f"{writes} random page writes, flush each {FLUSH_EVERY}, {kind}",
+            f"{writes} random page writes, {how}, {kind}",
             "fast",
             rounds,
             item_side(peer, writes),
-            item_side("umappy", writes),
+            item_side(ours, writes),
             divide,
             Target("at least", 2),
-            notes=notes if peer == "blosc2" else (),
+            notes=notes if (ours, peer) == ("umappy", "blosc2") else (),
         )
+        for ours, how in (("umappy", f"flush each {FLUSH_EVERY}"), ("overwrite", "Region.overwrite"))
         for peer in ("blosc2", "h5py")
     ]
 

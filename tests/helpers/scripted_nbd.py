@@ -83,7 +83,8 @@ class Connection:
     def shut(self) -> None:
         """Ends what the script waits for, from another thread."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            # Not SSLSocket's own, which has the thread that receives read on without TLS.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()
