@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "rig.h"
 
+#include "store_file.h"
+
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -81,18 +83,29 @@ um_pager *rig_pager(uint64_t memory, uint32_t fillers, uint32_t evictors, uint32
   return pager;
 }
 
+static um_store_ops uncached_ops;
+
+static void make_uncached_ops(void) {
+  uncached_ops = um_file_store_ops;
+  uncached_ops.read_cached = NULL;
+}
+
 static um_store *open_store(rig *r, const char *path, const rig_options *o) {
   um_file_part part = {path, UINT64_MAX};
   um_file_options options = {
       .parts = &part, .part_count = 1, .writable = !o->read_only, .direct = -1, .lock = 1, .size = UINT64_MAX};
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   um_error error = {0};
   um_store *store;
+  CHECK_EQUAL(pthread_once(&once, make_uncached_ops), 0);
   if (um_file_store_open(&options, &store, &error)) {
     fprintf(stderr, "%s: %s\n", path, error.text);
     abort();
   }
   if (o->ops)
     store->ops = o->ops;
+  else if (!o->cached)
+    store->ops = &uncached_ops;
   store->computes = o->computes;
   if (o->faults) {
     um_fault_options none = {0};

@@ -21,10 +21,11 @@ typedef struct rig_options {
   uint64_t skew;       /* bytes that the region's address lies behind a multiple of 2 MiB; 0: wherever it falls */
   bool read_only;
   bool readahead;
-  bool sparse;             /* no pattern: the file is a hole */
-  bool computes;           /* the store says that its writes do */
-  bool faults;             /* a fault store lies before the file store */
-  bool latch;              /* a latch lies before that */
+  bool sparse;   /* no pattern: the file is a hole */
+  bool cached;   /* what the page cache has is read by the leader; else every read is a call that is counted */
+  bool computes; /* the store says that its writes do */
+  bool faults;   /* a fault store lies before the file store */
+  bool latch;    /* a latch lies before that */
   const um_store_ops *ops; /* in place of the file store's; NULL: its own */
   um_pager *pager;         /* not the rig's own; memory and threads are its */
 } rig_options;

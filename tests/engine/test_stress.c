@@ -132,7 +132,9 @@ static void run(uint64_t page_size, uint32_t fillers, uint32_t evictors, double 
                                   .page_size = page_size,
                                   .spare = page_size >= 1 << 20 ? 0 : budget,
                                   .fillers = fillers,
-                                  .evictors = evictors});
+                                  .evictors = evictors,
+                                  .cached = evictors > 1,
+                                  .computes = fillers > 1});
   write_cells(&s);
   CHECK((s.locked = calloc(s.pages, sizeof *s.locked)) && (s.free = calloc(s.pages, sizeof *s.free)));
 

@@ -28,6 +28,7 @@ typedef struct um_file {
   uint32_t granule;             /* file offsets and lengths of direct I/O are multiples of it; a power of two */
   uint32_t memory_unit;         /* and addresses of this; a power of two */
   bool fixed;                   /* block device: can neither grow nor shrink */
+  bool in_memory;               /* of a file system in memory: what is not swapped out is read without waiting */
   bool locked;                  /* we hold its writer's lock */
   atomic_bool direct_refused;   /* the kernel took the descriptor and refuses its calls: buffered from now on */
   atomic_bool written_direct;   /* not flushed yet; set when a write ends, cleared under flush_lock */

@@ -5,7 +5,7 @@
  * (Linux 6.5), which only looks. Each file counts its misses in a row: after the nth, 2^n questions are not put at all
  * (1024 at most), so that a cold file pays nothing and one that becomes warm is noticed soon. A hit sets the count
  * back. Without cachestat only files that are read through the page cache anyway are asked: reading them in is what
- * comes next.
+ * comes next. File systems in memory do not know RWF_NOWAIT, and have no need of it.
  *
  * Why these bytes are never stale. We write whole granules direct; the kernel writes back and drops the page cache of
  * the range before such a write and drops it again before the write returns, waiting for a read-in that is under way:
@@ -62,7 +62,7 @@ static int ask(const um_file *file, uint64_t at, uint64_t length) {
 
 static int read_now(const um_file *file, uint64_t at, void *buffer, uint64_t length) {
   struct iovec vector = {buffer, length};
-  ssize_t count = preadv2(file->buffered, &vector, 1, (off_t)at, NO_WAIT);
+  ssize_t count = preadv2(file->buffered, &vector, 1, (off_t)at, file->in_memory ? 0 : NO_WAIT);
   if (count < 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
     return -EOPNOTSUPP;
   return count >= 0 && (uint64_t)count == length ? 0 : -EAGAIN;

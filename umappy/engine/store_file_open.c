@@ -11,10 +11,12 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define OPEN_TRIES 8 /* the file may come, go, or be replaced while we open it */
@@ -106,6 +108,9 @@ static int measure(opening *o, um_file *file, candidate *c) {
   c->device = status.st_dev;
   c->inode = status.st_ino;
   c->length = (uint64_t)status.st_size;
+  struct statfs system;
+  file->in_memory =
+      fstatfs(file->buffered, &system) == 0 && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
   if (S_ISREG(status.st_mode))
     return 0;
   if (S_ISDIR(status.st_mode))
