@@ -158,6 +158,7 @@ class um_stats:
     standby_hits: int
     cleaned: int
     cleaned_wasted: int
+    collapsed: int
     pinned: int
     standby: int
     idle: int

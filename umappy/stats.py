@@ -78,6 +78,8 @@ class Stats:
     """Dirty pages written back ahead of need, where writing costs this machine time,"""
     cleaned_wasted: int
     """and of these, written to again before the next flush."""
+    collapsed: int
+    """Pages that became parts of a huge one, as they stay in memory."""
     standby: int
     """Bytes not mapped, but still in memory."""
     idle: int

@@ -1,49 +1,15 @@
 /* Chunks are huge pages and stay so on their way into a region and out again, whatever faults meanwhile. */
 #define _GNU_SOURCE
+#include "huge_pages.h"
 #include "rig.h"
 #include "uffd.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #define MIB (1024ull << 10)
 #define SIZE (96 * MIB)
-
-/* Bytes of huge pages in the mappings between two addresses. */
-static uint64_t huge_bytes(uintptr_t from, uintptr_t to) {
-  FILE *file = fopen("/proc/self/smaps", "re");
-  CHECK(file);
-  char line[512];
-  uint64_t start = 0, end = 0, kib, sum = 0;
-  while (fgets(line, sizeof line, file)) {
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2)
-      continue;
-    if (sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1 && start < to && end > from)
-      sum += kib << 10;
-  }
-  fclose(file);
-  return sum;
-}
-
-/* Whether this kernel gives empty tables back, and this machine has huge pages just now. */
-static bool has_huge_pages(void) {
-  struct utsname name;
-  int major = 0, minor = 0;
-  uname(&name);
-  sscanf(name.release, "%d.%d", &major, &minor);
-  if (major < 6 || (major == 6 && minor < 14))
-    return false;
-  char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(memory != MAP_FAILED);
-  madvise(memory, SIZE, MADV_HUGEPAGE);
-  for (uint64_t i = 0; i < SIZE; i += UM_CHUNK)
-    memory[i] = 1;
-  uint64_t huge = huge_bytes((uintptr_t)memory, (uintptr_t)memory + SIZE);
-  munmap(memory, SIZE);
-  return huge >= SIZE - 4 * UM_CHUNK;
-}
 
 static rig_options streaming(bool read_only, uint64_t memory) {
   return (rig_options){.size = SIZE,
@@ -68,7 +34,7 @@ static void test_huge_stream_that_reads_maps_huge_pages(void) {
   rig_options o = streaming(true, 2 * SIZE);
   rig_open(&r, &o);
   atomic_store(&r.pager->pool.dear_ns, UINT64_MAX); /* whatever they cost */
-  if (r.region->moves && has_huge_pages()) {
+  if (r.region->moves && has_huge_pages(SIZE)) {
     read_all(&r);
     CHECK(huge_bytes((uintptr_t)r.bytes, (uintptr_t)r.bytes + r.size) >= r.size / 2); /* all but the stream's start */
   }
@@ -87,7 +53,8 @@ static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
   rig_policy = UM_POLICY_FIFO; /* all memory goes round */
   rig_open(&r, &o);
   atomic_store(&r.pager->pool.dear_ns, 0);
-  if (r.region->moves && has_huge_pages()) {
+  atomic_store(&r.pager->collapse_age_ns, UINT64_MAX / 2); /* which would make some, too */
+  if (r.region->moves && has_huge_pages(SIZE)) {
     atomic_store(&r.pager->pool.saving_ns, 100); /* less than any machine makes one for */
     read_all(&r);
     CHECK(huge_bytes_of(&r) <= SIZE / 8);

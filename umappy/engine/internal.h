@@ -85,6 +85,7 @@ typedef struct um_frame {
   uint8_t heat;             /* proven hits it still has to its credit */
   uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
   bool picked;              /* an evictor works on it; frames_lock */
+  bool collapsed;           /* it was looked at for a huge page; frames_lock; collapse.c */
   bool write;               /* to be filled writable; the filler's */
   bool give_up;             /* pager->lock: it waited for memory too long */
   _Atomic bool opened;      /* some page of it was writable, ever */
@@ -117,7 +118,7 @@ typedef struct um_counters {
   _Atomic uint64_t store_reads, store_writes, store_flushes, bytes_read, bytes_written;
   _Atomic uint64_t fill_errors, write_errors, retries;
   _Atomic uint64_t readahead, readahead_used, readahead_wasted, standby_hits, pinned;
-  _Atomic uint64_t cleaned, cleaned_wasted;
+  _Atomic uint64_t cleaned, cleaned_wasted, collapsed;
   _Atomic uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];
 } um_counters;
 
@@ -134,6 +135,7 @@ struct um_region {
   bool writable;                  /* constant */
   bool chunks;                    /* constant: a chunk's length of its pages can be read, kept and moved whole */
   bool moves;                     /* constant: and change places with a chunk's memory */
+  bool collapses;                 /* constant: what stays of it becomes huge pages; collapse.c */
   bool cleans;                    /* constant: it is written back ahead of need; clean.c */
   _Atomic uint64_t clean_cursor;  /* the page to go on from; cleaners' */
   uint32_t skew;                  /* constant: bytes that those lengths lie behind multiples of a chunk; below a page */
@@ -267,10 +269,11 @@ struct um_pager {
   uint32_t frames_made;    /* descriptors ever used; frames_lock */
   uint32_t kept,
       kept_hits; /* runs shorter than a chunk that went to standby, and that were touched there, lately; frames_lock */
-  uint32_t clean_tried;     /* of so many that were cleaned; frames_lock */
-  uint32_t not_kept;        /* and that left directly, as that is seldom; frames_lock */
-  um_frame_id free_frames;  /* frames_lock */
-  struct um_policy *policy; /* frames_lock */
+  um_frame_id collapse_cursor; /* the descriptor looked at last; frames_lock */
+  uint32_t clean_tried;        /* of so many that were cleaned; frames_lock */
+  uint32_t not_kept;           /* and that left directly, as that is seldom; frames_lock */
+  um_frame_id free_frames;     /* frames_lock */
+  struct um_policy *policy;    /* frames_lock */
 
   pthread_mutex_t lock;
   pthread_cond_t work;            /* fillers wait here */
@@ -283,6 +286,10 @@ struct um_pager {
   uint64_t starved_ns;
   um_job *prefetch_jobs, *write_jobs; /* lock */
   uint32_t idle, prefetching;         /* fillers; lock */
+  bool collapsing;                    /* an evictor makes a huge page; lock, and so the next: */
+  uint64_t collapse_rest_ns;          /* none is made before this */
+  uint64_t collapse_freed;            /* `freed` at the last look */
+  _Atomic uint64_t collapse_age_ns;   /* what has been there so long seems to stay; tests change it before */
   uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
   uint64_t clean_rest_ns;             /* nothing is cleaned ahead before this; lock */
   bool leader;                        /* some filler leads; lock */

@@ -1,4 +1,5 @@
 /* pager.c: a budget, its threads and what they share. */
+#include "collapse.h"
 #include "mechanism.h"
 #include "page.h"
 #include "policy.h"
@@ -157,6 +158,7 @@ int um_pager_create(const um_pager_options *options, um_pager **pager) {
     return -ENOMEM;
   um_fork_init();
   p->generation = um_fork_generation();
+  um_collapse_init(p);
   p->memory = options->memory;
   p->low_water = options->low_water ? options->low_water : p->memory / 32;
   p->high_water = options->high_water ? options->high_water : um_max(p->low_water, p->memory / 16);

@@ -2,6 +2,7 @@
  * unmaps it); the region is what the engine knows of it. */
 #include "blocks.h"
 #include "clean.h"
+#include "collapse.h"
 #include "context.h"
 #include "mechanism.h"
 #include "page.h"
@@ -99,7 +100,8 @@ static int prepare_memory(um_region *r) {
   munlock(address, r->mapped); /* mlockall(MCL_FUTURE) may have locked it, and filled it */
   if (madvise(address, r->mapped, MADV_DONTNEED) || madvise(address, r->mapped, MADV_DONTFORK))
     return -errno;
-  madvise(address, r->mapped, MADV_NOHUGEPAGE); /* tracking is by small pages; kernels without huge pages refuse */
+  if (!r->collapses)
+    madvise(address, r->mapped, MADV_NOHUGEPAGE); /* tracking is by small pages; kernels without huge pages refuse */
   return 0;
 }
 
@@ -206,6 +208,7 @@ int um_region_create(um_pager *p, um_store *store, void *address, uint64_t size,
   }
   choose_ways(r);
   r->cleans = um_clean_wanted(r);
+  r->collapses = um_collapse_wanted(r);
   if (options->readahead && (code = make_readahead(r))) {
     um_words_destroy(r);
     free(r);

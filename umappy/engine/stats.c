@@ -9,7 +9,7 @@
   X(store_reads) X(store_writes) X(store_flushes) X(bytes_read) X(bytes_written)                                       \
   X(fill_errors) X(write_errors) X(retries)                                                                            \
   X(readahead) X(readahead_used) X(readahead_wasted) X(standby_hits) X(pinned)                   \
-  X(cleaned) X(cleaned_wasted)
+  X(cleaned) X(cleaned_wasted) X(collapsed)
 /* clang-format on */
 
 static uint64_t get(const _Atomic uint64_t *counter) {

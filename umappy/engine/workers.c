@@ -9,6 +9,7 @@
  *
  * Evictors take turns between the steps of jobs (flush, evict) and keeping free memory between the water marks. */
 #include "clean.h"
+#include "collapse.h"
 #include "mechanism.h"
 #include "page.h"
 #include "uffd.h"
@@ -194,14 +195,13 @@ void *um_evictor_main(void *worker) {
     enum um_cleaning cleaning = um_clean_step(w);
     if (cleaning == UM_CLEANED)
       continue;
+    uint64_t pause = um_collapse_step(w) / 1000000u + 1;
+    if (cleaning != UM_CLEAN_NOTHING)
+      pause = um_min(pause, cleaning == UM_CLEAN_YOUNG ? UM_CLEAN_YOUNG_MS : UM_CLEAN_REST_MS);
     /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
     atomic_store(&p->evict_asked, false);
     if (!um_budget_low(p))
-      wait_ms(p, &p->evict_work,
-              cleaning == UM_CLEAN_YOUNG  ? UM_CLEAN_YOUNG_MS
-              : cleaning == UM_CLEAN_REST ? UM_CLEAN_REST_MS
-              : p->starved.length         ? UM_TICK_MS
-                                          : 10 * UM_TICK_MS);
+      wait_ms(p, &p->evict_work, um_min(pause, p->starved.length ? UM_TICK_MS : 10 * UM_TICK_MS));
   }
   pthread_mutex_unlock(&p->lock);
   return NULL;
