@@ -282,8 +282,8 @@ class Region(mmap.mmap):
     def overwrite(self, offset: SupportsIndex, data: Any) -> None:
         """Writes `data`, any contiguous buffer, at byte `offset`, without reading pages that lie wholly inside.
 
-        The same as `region[offset:offset + n] = data` for whoever reads the region; faster where whole pages are written
-        that are not in memory, as the store need not give what they held. Raises ValueError when it does not
+        The same as `region[offset:offset + n] = data` for whoever reads the region; faster where whole pages are
+        written that are not in memory, as the store need not give what they held. Raises ValueError when it does not
         fit, TypeError in mode "r", TimeoutError when no memory comes free.
         """
         view = memoryview(data)

@@ -4,7 +4,7 @@
  * A run is cleaned by moving it out, as for eviction, and waits on standby: so a page that a device has pinned stays
  * dirty, which an in-place copy could not promise. Phases:
  *
- *   1. find: runs that have been dirty for UM_CLEAN_AGE_NS, all of their pages, short ones; DIRTY -> LEAVING
+ *   1. find: runs that have been dirty for UM_CLEAN_AGE_NS, all of their pages; DIRTY -> LEAVING
  *   2. move out and write (leave.c), LEAVING -> STANDBY; a store that fails leaves them DIRTY, tells nobody (a flush
  *      will), and is let alone for a while
  *   3. settle: what could not be moved is listed anew (evict.c)
@@ -22,12 +22,13 @@
 #include "policy.h"
 #include "pool.h"
 
-#define STEP 4u              /* runs */
-#define RUN_MAX (256u << 10) /* bytes: who touches a run waits for all of it */
-#define SPANS_LOOKED_AT 4096 /* of a region, a step */
-#define FLOOR 128u           /* 1 / so much of the memory may be dirty */
-#define TRIAL 64u            /* runs cleaned before it is asked whether that is of use */
-#define WORTH 4u             /* one in so many may be vain */
+#define STEP 4u                 /* runs, ... */
+#define STEP_BYTES (256u << 10) /* ... until they have so many: who touches one waits for it */
+#define AGE_BYTES (64u << 10)   /* UM_CLEAN_AGE_NS is for so many */
+#define SPANS_LOOKED_AT 4096    /* of a region, a step */
+#define FLOOR 128u              /* 1 / so much of the memory may be dirty */
+#define TRIAL 64u               /* runs cleaned before it is asked whether that is of use */
+#define WORTH 4u                /* one in so many may be vain */
 
 bool um_clean_wanted(const um_region *r) {
   return r->store->computes && r->writable && r->moves && !um_blocks_tracked(r);
@@ -68,6 +69,7 @@ typedef struct finding {
   uint64_t now;
   um_leaving runs[STEP];
   uint32_t count;
+  uint64_t bytes;
   bool young; /* some were, that are to be cleaned soon */
   bool all;   /* all of the region was looked at */
 } finding;
@@ -83,13 +85,17 @@ static bool is_worth(um_pager *p) {
   return worth;
 }
 
+static bool is_chunk(const um_region *r, const um_frame *f) {
+  return r->chunks && f->count == um_chunk_pages(r) && um_chunk_first(r, f->page) == f->page;
+}
+
 /* frames_lock held. */
 static bool may_clean(um_region *r, um_frame_id id) {
   um_pager *p = r->pager;
   const um_frame *f = &p->frames[id];
   return !f->picked && f->queue != 0 && !um_policy_in_standby(p->policy, id) && um_policy_keeps(p->policy, id) &&
-         atomic_load(&f->live) == f->count && (uint64_t)f->count << r->page_shift <= RUN_MAX &&
-         um_pool_slot(p, id, um_run_memory(r, f->page, f->count));
+         atomic_load(&f->live) == f->count &&
+         (is_chunk(r, f) || um_pool_slot(p, id, um_run_memory(r, f->page, f->count)));
 }
 
 /* frames_lock held, inside the gate. All of a run or nothing. */
@@ -113,6 +119,11 @@ static bool take_run(um_region *r, um_frame_id id, um_leaving *v) {
   return true;
 }
 
+/* Who writes it in order, and not fast, is to be done with all of it. */
+static uint64_t age_of(const um_region *r, const um_frame *f) {
+  return UM_CLEAN_AGE_NS * um_max(1, ((uint64_t)f->count << r->page_shift) / AGE_BYTES);
+}
+
 /* Inside the gate. Takes the run of a page that was dirty a moment ago, if it is to be cleaned; the page to go on from.
  */
 static uint64_t look_at(finding *f, uint64_t page) {
@@ -125,26 +136,35 @@ static uint64_t look_at(finding *f, uint64_t page) {
   if (id != UM_NIL && run->region == r && page - run->page < run->count) {
     next = run->page + run->count;
     uint64_t born = atomic_load_explicit(&run->born_ns, memory_order_relaxed);
-    bool young = f->now < born + UM_CLEAN_AGE_NS;
-    if (may_clean(r, id)) {
-      f->young |= young;
-      f->count += !young && take_run(r, id, &f->runs[f->count]);
+    bool young = f->now < born + age_of(r, run);
+    bool may = may_clean(r, id);
+    f->young |= may && young;
+    if (may && !young && f->count > 0 && is_chunk(r, run)) { /* it leaves by itself */
+      f->bytes = STEP_BYTES;
+      next = page;
+    } else if (may && !young && take_run(r, id, &f->runs[f->count])) {
+      f->count++;
+      f->bytes += (uint64_t)run->count << r->page_shift;
     }
   }
   pthread_mutex_unlock(&p->frames_lock);
   return next;
 }
 
+static bool is_full(const finding *f) {
+  return f->count == STEP || f->bytes >= STEP_BYTES;
+}
+
 /* Phase 1, inside the gate. */
 static void find(finding *f) {
   um_region *r = f->region;
   uint64_t page = atomic_load(&r->clean_cursor), seen = 0;
-  for (uint32_t looked = 0; seen < r->page_count && looked < SPANS_LOOKED_AT && f->count < STEP; looked++) {
+  for (uint32_t looked = 0; seen < r->page_count && looked < SPANS_LOOKED_AT && !is_full(f); looked++) {
     uint64_t span = um_words_span(r, page), from = page;
     uint64_t end = um_min(r->page_count, um_max(um_words_span_page(r, span + 1), page + 1));
     if (atomic_load(&r->spans[span].dirty) == 0)
       page = end;
-    while (page < end && f->count < STEP)
+    while (page < end && !is_full(f))
       page = um_word_state(um_page_load(r, page)) == UM_DIRTY ? look_at(f, page) : page + 1;
     seen += page - from;
     page = page < r->page_count ? page : 0;

@@ -37,7 +37,7 @@ bool um_collapse_wanted(const um_region *r) {
 static bool may_collapse(um_pager *p, um_frame_id id, uint64_t now) {
   const um_frame *f = &p->frames[id];
   const um_region *r = f->region;
-  if (!r || !r->collapses || f->picked || f->collapsed || f->queue == 0 || um_policy_in_standby(p->policy, id))
+  if (f->queue == 0 || um_policy_in_standby(p->policy, id) || f->picked || atomic_load(&f->collapsed) || !r->collapses)
     return false;
   uint64_t born = atomic_load_explicit(&f->born_ns, memory_order_relaxed);
   return f->count == um_chunk_pages(r) && um_page_address(r, f->page) % UM_CHUNK == 0 &&
@@ -54,7 +54,8 @@ static um_frame_id pick(um_pager *p) {
     um_frame *f = &p->frames[p->collapse_cursor];
     if (may_collapse(p, p->collapse_cursor, now) && um_gate_enter(f->region)) {
       id = p->collapse_cursor;
-      f->picked = f->collapsed = true;
+      f->picked = true;
+      atomic_store(&f->collapsed, true);
     }
   }
   pthread_mutex_unlock(&p->frames_lock);
@@ -65,7 +66,7 @@ static um_frame_id pick(um_pager *p) {
 static void put(um_pager *p, um_region *r, um_frame_id id) {
   um_frame *f = &p->frames[id];
   pthread_mutex_lock(&p->frames_lock);
-  if (f->region == r && f->collapsed)
+  if (f->region == r && atomic_load(&f->collapsed))
     f->picked = false;
   pthread_mutex_unlock(&p->frames_lock);
   um_gate_leave(r);

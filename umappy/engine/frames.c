@@ -21,7 +21,7 @@ um_frame_id um_frame_take(um_pager *p, um_region *r, uint64_t page, uint64_t cou
     f->count = (uint32_t)count;
     f->offset = f->fault_ns = 0;
     f->thread_id = f->thread_turn = f->chunk = 0;
-    f->collapsed = false;
+    atomic_store(&f->collapsed, false);
     f->write = f->give_up = f->returns = f->claimed = false;
     atomic_store(&f->live, 0);
     atomic_store(&f->born_ns, 0);

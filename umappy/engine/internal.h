@@ -85,7 +85,7 @@ typedef struct um_frame {
   uint8_t heat;             /* proven hits it still has to its credit */
   uint8_t trail;            /* what the policy remembers of its way; UM_TRAIL_... */
   bool picked;              /* an evictor works on it; frames_lock */
-  bool collapsed;           /* it was looked at for a huge page; frames_lock; collapse.c */
+  _Atomic bool collapsed;   /* it was looked at for a huge page; frames_lock; collapse.c */
   bool write;               /* to be filled writable; the filler's */
   bool give_up;             /* pager->lock: it waited for memory too long */
   _Atomic bool opened;      /* some page of it was writable, ever */
