@@ -12,7 +12,7 @@ from umappy.stores.testing import make_bytes, read, write
 PAGE = 64 << 10
 SIZE = 4 << 20
 DATA = make_bytes(7, SIZE)
-CACHED_MAX = SIZE // 8
+CACHED_MAX = SIZE // 4
 """Superblocks and index are read by themselves, and the last run because it shares a block with them."""
 
 
@@ -69,3 +69,10 @@ def test_long_read_to_the_very_end_of_the_file(direct_folder: Path, size: int) -
         store.flush()
         drop_cached(path)
         assert read(store) == DATA[: 8 * PAGE + size]
+
+
+def test_long_cold_read_leaves_no_short_rest_to_the_page_cache(path: Path) -> None:
+    with ZstdStore(path) as store:
+        before = count_cached(path)
+        assert read(store, 0, 32 * PAGE) == DATA[: 32 * PAGE]
+        assert count_cached(path) - before < 2 * PAGE

@@ -167,27 +167,36 @@ static int read_run(reading *r, uint64_t page, um_zstd_entry *entries, uint32_t 
   return 0;
 }
 
-static bool follows(const um_zstd_entry *before, const um_zstd_entry *entry, uint64_t start) {
+static bool follows(const um_zstd_entry *before, const um_zstd_entry *entry) {
   uint64_t end = before->offset + before->length;
   if (before->kind == UM_ZSTD_RECORD)
     end = um_zstd_align(end);
-  return entry->kind == before->kind && entry->offset - end < UM_ZSTD_ALIGN &&
-         entry->offset + entry->length - start <= UM_ZSTD_BATCH;
+  return is_stored(entry) && entry->kind == before->kind && entry->offset - end < UM_ZSTD_ALIGN;
+}
+
+static uint64_t extent(const um_zstd_entry *entries, uint32_t count) {
+  return entries[count - 1].offset + entries[count - 1].length - entries[0].offset;
+}
+
+/* How many of these to read at once, the first of which is stored: those that lie one behind the other, in parts of
+ * about one length, as a short rest would go through the page cache. */
+static uint32_t choose(const um_zstd_entry *entries, uint32_t count) {
+  uint32_t n = 1;
+  while (n < count && follows(&entries[n - 1], &entries[n]))
+    n++;
+  uint32_t parts = (uint32_t)((extent(entries, n) + UM_ZSTD_BATCH - 1) / UM_ZSTD_BATCH);
+  n = (n + parts - 1) / parts;
+  while (n > 1 && extent(entries, n) > UM_ZSTD_BATCH)
+    n--;
+  return n;
 }
 
 static int read_pages(reading *r, uint64_t page, uint32_t count) {
   um_zstd_entry entries[RUN];
   int result = um_zstd_index_get(r->store, page, count, entries, r->error);
   for (uint32_t i = 0, n; result == 0 && i < count; i += n) {
-    n = 1;
-    if (!is_stored(&entries[i])) {
-      result = put(r, page + i, &entries[i], NULL);
-      continue;
-    }
-    while (i + n < count && is_stored(&entries[i + n]) &&
-           follows(&entries[i + n - 1], &entries[i + n], entries[i].offset))
-      n++;
-    result = read_run(r, page + i, entries + i, n);
+    n = is_stored(&entries[i]) ? choose(entries + i, count - i) : 1;
+    result = is_stored(&entries[i]) ? read_run(r, page + i, entries + i, n) : put(r, page + i, &entries[i], NULL);
   }
   return result;
 }
