@@ -187,6 +187,28 @@ static void test_clean_flush_waits_for_pages_being_cleaned(void) {
   rig_end(&r);
 }
 
+/* Race: a flush begins while the only evictor is in the store, to clean; that fails, and it would rest. */
+static void test_clean_that_fails_does_not_keep_a_flush_waiting(void) {
+  rig r;
+  rig_open(&r, &(rig_options){.size = MEMORY, .memory = MEMORY, .faults = true, .latch = true, .computes = true});
+  if (cleans(&r, __func__)) {
+    latch_arm(r.latch, UM_OP_WRITE);
+    rig_fail(&r, 1u << UM_OP_WRITE, ENOSPC, 1, 0);
+    write_pages(&r, 1);
+    latch_wait(r.latch);
+    flushing f = {.rig = &r};
+    pthread_t thread = rig_thread(flush_once, &f);
+    sleep_ms(20);
+    uint64_t began = now_ns();
+    latch_release(r.latch);
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
+    CHECK(now_ns() - began < 150000000ull * SLOWER);
+    check_file(&r, 4 * KIB, 1);
+  }
+  rig_close(&r);
+  rig_end(&r);
+}
+
 /* Race: clean against close, with what is dirty written or given up. */
 static void test_clean_close_while_pages_are_cleaned_ends(void) {
   for (unsigned round = 0; round < 40; round++) {
@@ -317,6 +339,7 @@ int main(void) {
   RUN(test_clean_written_again_after_a_flush_is_not_wasted);
   RUN(test_clean_reader_and_writer_of_a_page_being_cleaned_lose_nothing);
   RUN(test_clean_flush_waits_for_pages_being_cleaned);
+  RUN(test_clean_that_fails_does_not_keep_a_flush_waiting);
   RUN(test_clean_close_while_pages_are_cleaned_ends);
   RUN(test_clean_store_that_fails_is_not_told_and_loses_nothing);
   RUN(test_clean_pinned_page_stays_dirty);

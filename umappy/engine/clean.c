@@ -25,9 +25,11 @@
 #define STEP 4u                 /* runs, ... */
 #define STEP_BYTES (256u << 10) /* ... until they have so many: who touches one waits for it */
 #define AGE_BYTES (64u << 10)   /* UM_CLEAN_AGE_NS is for so many */
-#define SPANS_LOOKED_AT 4096    /* of a region, a step */
+#define SPANS_LOOKED_AT 65536   /* of a region, a step */
 #define FLOOR 128u              /* 1 / so much of the memory may be dirty */
 #define TRIAL 64u               /* runs cleaned before it is asked whether that is of use */
+#define REST_NS 200000000u      /* where there is nothing to be had */
+#define YOUNG_NS 2000000u       /* until those that are too young are looked at again */
 #define WORTH 4u                /* one in so many may be vain */
 
 bool um_clean_wanted(const um_region *r) {
@@ -188,7 +190,8 @@ static um_region *enter_next(um_pager *p) {
   return found;
 }
 
-static enum um_cleaning clean(um_worker *w) {
+/* Nanoseconds to rest; 0: there may be more. */
+static uint64_t clean(um_worker *w) {
   um_pager *p = w->pager;
   um_error errors[STEP];
   um_frame_id ids[STEP];
@@ -198,14 +201,16 @@ static enum um_cleaning clean(um_worker *w) {
   bool worth = is_worth(p);
   pthread_mutex_unlock(&p->frames_lock);
   if (!worth)
-    return UM_CLEAN_REST;
+    return REST_NS;
   f.region = enter_next(p);
-  if (!f.region)
-    return UM_CLEAN_NOTHING;
+  if (!f.region) {
+    atomic_store(&p->clean_asked, false);
+    return 0;
+  }
   find(&f);
   um_gate_leave(f.region); /* from here on LEAVING pages keep it from being closed */
   if (f.count == 0)
-    return !f.all ? UM_CLEANED : f.young ? UM_CLEAN_YOUNG : UM_CLEAN_REST;
+    return f.all && !f.young ? REST_NS : YOUNG_NS; /* all that is dirty cannot be moved, or is somebody else's */
   for (uint32_t i = 0; i < f.count; i++) {
     f.runs[i].error = &errors[i];
     ids[i] = f.runs[i].frame;
@@ -214,23 +219,21 @@ static enum um_cleaning clean(um_worker *w) {
   um_evict_settle(p, ids, f.count);
   for (uint32_t i = 0; i < f.count; i++)
     failed |= f.runs[i].failed != 0;
-  return failed ? UM_CLEAN_REST : UM_CLEANED;
+  return failed ? REST_NS : 0;
 }
 
-enum um_cleaning um_clean_step(um_worker *w) {
+uint64_t um_clean_step(um_worker *w) {
   um_pager *p = w->pager;
+  uint64_t now = um_now_ns();
   if (!atomic_load(&p->clean_asked) || p->cleaners >= um_max(1, p->evictor_count / 2))
-    return UM_CLEAN_NOTHING;
-  if (um_now_ns() < p->clean_rest_ns)
-    return UM_CLEAN_REST;
+    return UINT64_MAX;
+  if (now < p->clean_rest_ns)
+    return p->clean_rest_ns - now;
   p->cleaners++;
   pthread_mutex_unlock(&p->lock);
-  enum um_cleaning outcome = clean(w);
+  uint64_t rest = clean(w);
   pthread_mutex_lock(&p->lock);
   p->cleaners--;
-  if (outcome == UM_CLEAN_NOTHING)
-    atomic_store(&p->clean_asked, false);
-  if (outcome == UM_CLEAN_REST)
-    p->clean_rest_ns = um_now_ns() + UM_CLEAN_REST_MS * 1000000ull;
-  return outcome;
+  p->clean_rest_ns = rest ? um_now_ns() + rest : 0;
+  return 0;
 }

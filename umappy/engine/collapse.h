@@ -6,6 +6,6 @@
 
 void um_collapse_init(um_pager *p);
 bool um_collapse_wanted(const um_region *r); /* of a region that is being made */
-uint64_t um_collapse_step(um_worker *w);     /* an evictor; pager->lock held; let go inside. Nanoseconds to the next */
+uint64_t um_collapse_step(um_worker *w);     /* as um_clean_step */
 
 #endif

@@ -331,7 +331,7 @@ static bool is_put_back(const um_pager *p, um_frame_id id) {
   return um_word_frame(w) == id && UM_IN(um_word_state(w)) & (UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_WRITING));
 }
 
-/* A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
+/* Phase 6. A descriptor may have been given back, and taken anew, since: then it is not marked any more. */
 void um_evict_settle(um_pager *p, const um_frame_id *ids, uint32_t count) {
   pthread_mutex_lock(&p->frames_lock);
   for (uint32_t i = 0; i < count; i++) {

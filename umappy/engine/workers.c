@@ -192,12 +192,12 @@ void *um_evictor_main(void *worker) {
     }
     if (worked)
       continue;
-    enum um_cleaning cleaning = um_clean_step(w);
-    if (cleaning == UM_CLEANED)
+    /* Race: a job that is begun while the lock is let go of wakes nobody who is not waiting. So whoever lets go of it
+     * looks for jobs again. */
+    uint64_t cleaning = um_clean_step(w), collapsing = cleaning ? um_collapse_step(w) : 0;
+    if (cleaning == 0 || collapsing == 0)
       continue;
-    uint64_t pause = um_collapse_step(w) / 1000000u + 1;
-    if (cleaning != UM_CLEAN_NOTHING)
-      pause = um_min(pause, cleaning == UM_CLEAN_YOUNG ? UM_CLEAN_YOUNG_MS : UM_CLEAN_REST_MS);
+    uint64_t pause = um_min(cleaning, collapsing) / 1000000u + 1;
     /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
     atomic_store(&p->evict_asked, false);
     if (!um_budget_low(p))
