@@ -404,9 +404,10 @@ def test_run_that_fails_is_tried_once_and_then_its_touched_page_alone(
     assert [(error.offset, error.length) for error in region.errors] == [(bad + PAGE, PAGE)]
     calls = [call for call in log.take() if call.offset <= bad + PAGE < call.offset + call.size]
     alone = [call for call in calls if (call.offset, call.size) == (bad + PAGE, PAGE)]
-    assert len(alone) == tries
-    # Ahead, for the page before, and for its own fault: what each reads along, and what it asks for ahead.
-    assert len(calls) - len(alone) <= 6 * budget.guesses
+    assert len(alone) >= tries
+    # Ahead, for the page before, and for its own fault: what each reads along, and what it asks for ahead. A guess may
+    # have come down to that page, too.
+    assert len(calls) <= tries + 6 * budget.guesses
     assert region.stats().retries == tries - 1
 
 
