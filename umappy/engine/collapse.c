@@ -11,9 +11,7 @@
  * locks; evictors leave the run alone meanwhile, it is marked as picked. */
 #include "collapse.h"
 
-#include "mechanism.h"
 #include "policy.h"
-#include "pool.h"
 #include "uffd.h"
 
 #include <sys/mman.h>
