@@ -9,10 +9,6 @@
 #define KIB 1024ull
 #define MEMORY (8ull << 20)
 #define PAGES 64ull /* dirty: more than the floor, a 128th of the memory */
-#define AWAIT(condition)                                                                                               \
-  for (uint64_t patience_ = now_ns() + 10000000000ull * SLOWER; !(condition); sleep_ms(1))                             \
-  CHECK(now_ns() < patience_ && #condition)
-
 static void open_rig(rig *r, uint64_t page_size) {
   rig_open(r, &(rig_options){.size = 4 * MEMORY,
                              .page_size = page_size,

@@ -73,10 +73,6 @@ static bool moves(const scene *s) {
   return s->a.region->moves;
 }
 
-#define AWAIT(condition)                                                                                               \
-  for (uint64_t patience_ = now_ns() + 10000000000ull * SLOWER; !(condition); sleep_ms(1))                             \
-  CHECK(now_ns() < patience_ && #condition)
-
 static void touch_while_leaving(uint64_t page_size, bool fails) {
   scene s;
   set(&s, &(rig_options){.size = 8 * page_size, .page_size = page_size, .latch = true, .faults = true});

@@ -64,7 +64,9 @@ static void test_second_chance_refault_makes_young(void) {
   CHECK_EQUAL(um_policy_next(r.policy, 0), 3);
   CHECK_EQUAL(um_policy_standby_next(r.policy, 0), 1);
   CHECK_EQUAL(um_policy_standby_next(r.policy, 1), 2);
+  CHECK(!um_policy_is_proven(r.policy, 1));
   um_policy_refault(r.policy, 1);
+  CHECK(um_policy_is_proven(r.policy, 1) && !um_policy_is_proven(r.policy, 3));
   CHECK_EQUAL(um_policy_standby_next(r.policy, 0), 2);
   CHECK_EQUAL(um_policy_next(r.policy, 4), 1);
   um_policy_destroy(r.policy);
@@ -81,6 +83,7 @@ static void test_s3fifo_ghost_enters_main(void) {
   um_policy_measure(r.policy, &bytes);
   CHECK_EQUAL(bytes.main, PAGE);
   CHECK_EQUAL(bytes.small, PAGE);
+  CHECK(um_policy_is_proven(r.policy, 1) && !um_policy_is_proven(r.policy, 2));
   um_policy_remove(r.policy, 1);
   insert(&r, 1, 1, 1, false);
   um_policy_measure(r.policy, &bytes);
@@ -99,8 +102,10 @@ static void test_read_ahead_waits_in_standby_and_first_touch_is_no_proof(void) {
   um_policy_bytes bytes;
   um_policy_measure(r.policy, &bytes);
   CHECK_EQUAL(bytes.small, 4 * PAGE);
+  CHECK(!um_policy_is_proven(r.policy, 1));
   um_policy_standby(r.policy, 1);
   um_policy_refault(r.policy, 1);
+  CHECK(um_policy_is_proven(r.policy, 1));
   um_policy_measure(r.policy, &bytes);
   CHECK_EQUAL(bytes.main, 4 * PAGE);
   um_policy_destroy(r.policy);

@@ -2,6 +2,8 @@
 #ifndef UM_WATCHDOG_H
 #define UM_WATCHDOG_H
 
+#include "check.h"
+
 #include <stdint.h>
 
 /* Starts the program's watchdog: unless watchdog_pet comes every `seconds`, every thread's stack is printed and the
@@ -27,5 +29,10 @@ void sleep_ms(unsigned ms);
 #else
 #define SLOWER 1
 #endif
+
+/* Looks every millisecond whether it is so by now; after ten seconds the test has failed. */
+#define AWAIT(condition)                                                                                               \
+  for (uint64_t patience_ = now_ns() + 10000000000ull * SLOWER; !(condition); sleep_ms(1))                             \
+  CHECK(now_ns() < patience_ && #condition)
 
 #endif

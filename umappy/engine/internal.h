@@ -288,7 +288,8 @@ struct um_pager {
   uint32_t idle, prefetching;         /* fillers; lock */
   bool collapsing;                    /* an evictor makes a huge page; lock, and so the next: */
   uint64_t collapse_rest_ns;          /* none is made before this */
-  uint64_t collapse_freed;            /* `freed` at the last look */
+  uint64_t collapse_freed;            /* `freed` at the last look, and */
+  uint64_t collapse_short_ns;         /* memory is short until then */
   _Atomic uint64_t collapse_age_ns;   /* what has been there so long seems to stay; tests change it before */
   uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
   uint64_t clean_rest_ns;             /* nothing is cleaned ahead before this; lock */

@@ -156,7 +156,8 @@ void um_policy_insert(um_policy *p, um_frame_id id, bool prefetched) {
     um_frequencies_count(&p->frequencies, f, 1);
   um_auto_missed(p, (uint32_t)(g - p->groups), um_frame_bytes(f));
   f->heat = prefetched ? ahead_step(p) : 0;
-  f->trail = (uint8_t)(!prefetched ? 0 : ghost ? UM_TRAIL_AHEAD | UM_TRAIL_GHOST : UM_TRAIL_AHEAD);
+  uint8_t proof = !ghost ? 0 : prefetched ? UM_TRAIL_GHOST : UM_TRAIL_PROVEN;
+  f->trail = prefetched ? UM_TRAIL_AHEAD | proof : proof;
   if (prefetched) /* in one place, as a window may be larger than what a contender has */
     link_run(p, &p->groups[0], id, UM_SEGMENT_AHEAD);
   else
@@ -178,7 +179,8 @@ void um_policy_refault(um_policy *p, um_frame_id id) {
     if (g->rules->again)
       to = g->rules->again(p, g, f, from);
   }
-  f->trail &= UM_TRAIL_AHEAD;
+  bool proves = from != UM_SEGMENT_AHEAD || f->trail & UM_TRAIL_GHOST;
+  f->trail = (uint8_t)((f->trail & UM_TRAIL_LASTING) | (proves ? UM_TRAIL_PROVEN : 0));
   um_policy_move(p, g, id, to);
 }
 
@@ -187,7 +189,7 @@ void um_policy_standby(um_policy *p, um_frame_id id) {
   UM_ASSERT(is_resident(f->queue));
   um_policy_group *g = group_at(p, f->queue);
   enum um_segment from = segment_at(f->queue);
-  f->trail = (uint8_t)((f->trail & UM_TRAIL_AHEAD) | (from == UM_SEGMENT_MAIN ? UM_TRAIL_MAIN : 0));
+  f->trail = (uint8_t)((f->trail & UM_TRAIL_LASTING) | (from == UM_SEGMENT_MAIN ? UM_TRAIL_MAIN : 0));
   g->moved++;
   um_policy_move(p, g, id, leave(g, from));
 }
@@ -236,6 +238,11 @@ bool um_policy_in_standby(const um_policy *p, um_frame_id id) {
 bool um_policy_is_new(const um_policy *p, um_frame_id id) {
   uint32_t at = p->frames[id].queue;
   return at && segment_at(at) == UM_SEGMENT_SMALL;
+}
+
+bool um_policy_is_proven(const um_policy *p, um_frame_id id) {
+  const um_frame *f = &p->frames[id];
+  return is_resident(f->queue) && f->trail & UM_TRAIL_PROVEN;
 }
 
 /* What was read ahead goes when it is too much, or nobody came for long. */

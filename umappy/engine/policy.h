@@ -72,6 +72,8 @@ bool um_policy_standby_full(const um_policy *policy);
 bool um_policy_keeps(const um_policy *policy, um_frame_id id);
 /* Resident, and nothing speaks for it yet. */
 bool um_policy_is_new(const um_policy *policy, um_frame_id id);
+/* Resident, and it was used again, on standby or as a ghost, since it came. */
+bool um_policy_is_proven(const um_policy *policy, um_frame_id id);
 bool um_policy_in_standby(const um_policy *policy, um_frame_id id);
 
 void um_policy_measure(const um_policy *policy, um_policy_bytes *bytes);

@@ -21,9 +21,11 @@ enum um_segment {
 #define UM_GROUPS 4u
 #define UM_GROUP_SHARES 32u /* a group's share is in parts of this */
 
-#define UM_TRAIL_GHOST 1u /* its pages were a ghost when they were read ahead */
-#define UM_TRAIL_MAIN 2u  /* it was in main before it went to standby */
-#define UM_TRAIL_AHEAD 4u /* it was read ahead */
+#define UM_TRAIL_GHOST 1u  /* its pages were a ghost when they were read ahead */
+#define UM_TRAIL_MAIN 2u   /* it was in main before it went to standby */
+#define UM_TRAIL_AHEAD 4u  /* it was read ahead */
+#define UM_TRAIL_PROVEN 8u /* it was used again */
+#define UM_TRAIL_LASTING (UM_TRAIL_AHEAD | UM_TRAIL_PROVEN)
 
 typedef struct um_policy_rules um_policy_rules;
 

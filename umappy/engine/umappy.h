@@ -279,7 +279,7 @@ typedef struct um_stats {
   uint64_t standby_hits;                                /* pages taken back from standby */
   uint64_t pinned;                                      /* evictions that found a device's pin */
   uint64_t cleaned, cleaned_wasted;                     /* pages written ahead of need, and then written to again */
-  uint64_t collapsed;                                   /* pages that became parts of a huge one where they lay */
+  uint64_t collapsed;                                   /* pages that became parts of a huge one, as they stay */
   uint64_t standby;                                     /* bytes not mapped, but still in memory */
   uint64_t idle;                                        /* bytes of used that are kept warm for the next fills */
   uint64_t fault_ns[UM_HISTOGRAM_BUCKETS];              /* faults whose service took [2^i, 2^(i+1)) ns */

@@ -186,6 +186,7 @@ void *um_evictor_main(void *worker) {
       pthread_mutex_unlock(&p->lock);
       uint64_t freed = um_evict_batch(w);
       pthread_mutex_lock(&p->lock);
+      pthread_cond_broadcast(&p->progress); /* a flush may wait for pages that were leaving */
       if (freed == 0 && !worked) /* everything is young, busy, or the store is failing */
         wait_ms(p, &p->evict_work, 1);
       continue;
@@ -195,8 +196,10 @@ void *um_evictor_main(void *worker) {
     /* Race: a job that is begun while the lock is let go of wakes nobody who is not waiting. So whoever lets go of it
      * looks for jobs again. */
     uint64_t cleaning = um_clean_step(w), collapsing = cleaning ? um_collapse_step(w) : 0;
-    if (cleaning == 0 || collapsing == 0)
+    if (cleaning == 0 || collapsing == 0) {
+      pthread_cond_broadcast(&p->progress); /* likewise */
       continue;
+    }
     uint64_t pause = um_min(cleaning, collapsing) / 1000000u + 1;
     /* Race: asked again between the look and the wait. The flag falls first, then the look is repeated. */
     atomic_store(&p->evict_asked, false);
