@@ -1,4 +1,7 @@
-/* zstd_codec.c: see zstd_codec.h. There are as many contexts as threads were ever inside at once. */
+/* zstd_codec.c: see zstd_codec.h. There are as many contexts as threads were ever inside at once.
+ *
+ * A device is told of each page of memory that it reads to, and a virtual machine's takes twice as long for small ones.
+ * So buffers become huge pages where long reads and writes come, and the budget is worth that. */
 #include "zstd_codec.h"
 
 #include "zstd_store.h"
@@ -6,8 +9,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define KEEP_MAX 64u
+#define HUGE (2u << 20)
+#define HUGE_KEEP 8u             /* contexts that fit, at least */
+#define HUGE_LENGTH (256u << 10) /* of a read or write that is worth it */
 #define IGNORE_CHECKSUM 1002     /* ZSTD_d_forceIgnoreChecksum, since 1.4.9 */
 #define CONTEXT_GUESS (2u << 20) /* bytes of a compressor and a decompressor, where the library does not tell */
 
@@ -86,20 +93,29 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
   const um_zstd *z = codec->library;
   uint64_t each =
       z->cctx_estimate && z->dctx_estimate ? z->cctx_estimate(codec->level) + z->dctx_estimate() : CONTEXT_GUESS;
-  each += UM_ZSTD_BATCH + 2 * UM_ZSTD_UNIT + z->compress_bound(codec->page_size) + codec->page_size;
+  each += z->compress_bound(codec->page_size) + codec->page_size;
+  uint64_t buffer = UM_ZSTD_BATCH + 2 * UM_ZSTD_UNIT, huge = (buffer + HUGE - 1) / HUGE * HUGE;
+  bool is_huge = bytes / (each + huge) >= HUGE_KEEP;
+  each += is_huge ? huge : buffer;
   uint64_t count = bytes / each;
   count = count < 1 ? 1 : count > KEEP_MAX ? KEEP_MAX : count;
   pthread_mutex_lock(&codec->lock);
   codec->keep = (uint32_t)count;
+  atomic_store(&codec->huge, is_huge);
   pthread_mutex_unlock(&codec->lock);
   return count * each;
 }
 
-uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes) {
-  if (context->room < bytes) {
+uint8_t *um_zstd_context_room(um_zstd_codec *codec, um_zstd_context *context, uint64_t bytes, uint64_t length) {
+  bool huge = atomic_load(&codec->huge) && length >= HUGE_LENGTH;
+  if (context->room < bytes || (huge && !context->huge)) {
+    uint64_t unit = huge ? HUGE : UM_ZSTD_UNIT, room = (bytes + unit - 1) / unit * unit;
     free(context->buffer);
-    context->buffer = aligned_alloc(UM_ZSTD_UNIT, (bytes + UM_ZSTD_UNIT - 1) / UM_ZSTD_UNIT * UM_ZSTD_UNIT);
-    context->room = context->buffer ? bytes : 0;
+    context->buffer = aligned_alloc(unit, room);
+    context->room = context->buffer ? room : 0;
+    context->huge = huge;
+    if (huge && context->buffer)
+      madvise(context->buffer, room, MADV_HUGEPAGE);
   }
   return context->buffer;
 }

@@ -5,6 +5,7 @@
 #include "zstd_library.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 /* What one call works with; its thread's alone from take to give. Plain malloc'ed memory, which never faults. */
@@ -16,6 +17,7 @@ typedef struct um_zstd_context {
   uint8_t *buffer; /* for records; aligned to UM_ZSTD_UNIT */
   uint8_t *stored; /* in it: what was read last */
   uint64_t room;   /* bytes of it */
+  bool huge;       /* it is of huge pages, where the kernel has any */
   uint8_t *page;   /* page_size bytes */
 } um_zstd_context;
 
@@ -28,7 +30,8 @@ typedef struct um_zstd_codec {
   pthread_mutex_t lock; /* leaf; of the list */
   um_zstd_context *idle;
   uint32_t idle_count;
-  uint32_t keep; /* idle ones, at most */
+  uint32_t keep;     /* idle ones, at most */
+  _Atomic bool huge; /* buffers may be of huge pages */
 } um_zstd_codec;
 
 int um_zstd_codec_init(um_zstd_codec *codec, int32_t level, uint32_t page_size, um_error *error);
@@ -40,7 +43,8 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes);
 
 um_zstd_context *um_zstd_context_take(um_zstd_codec *codec); /* NULL: no memory */
 void um_zstd_context_give(um_zstd_codec *codec, um_zstd_context *context);
-uint8_t *um_zstd_context_room(um_zstd_context *context, uint64_t bytes); /* the buffer, that large at least; or NULL */
+/* The buffer, that large at least, what was in it is gone; or NULL. `length`: bytes that will be read or written. */
+uint8_t *um_zstd_context_room(um_zstd_codec *codec, um_zstd_context *context, uint64_t bytes, uint64_t length);
 uint8_t *um_zstd_context_page(um_zstd_codec *codec, um_zstd_context *context); /* or NULL */
 
 /* One frame; `deep`: its own checksum too, where it has one. `room` is enough where it is um_zstd_bound. Bytes, or

@@ -104,7 +104,7 @@ static int fail(reading *r, uint64_t page, const um_zstd_entry *entry, int resul
 
 static int fetch(reading *r, const um_zstd_entry *entry, uint64_t length) {
   uint64_t room = (length > UM_ZSTD_BATCH ? length : UM_ZSTD_BATCH) + 2 * UM_ZSTD_UNIT;
-  uint8_t *buffer = um_zstd_context_room(r->context, room);
+  uint8_t *buffer = um_zstd_context_room(&r->store->codec, r->context, room, length);
   int result =
       buffer ? um_zstd_file_fetch(r->store->file, entry->offset, buffer, length, &r->context->stored) : -ENOMEM;
   return result == -UM_ETRUNCATED ? -UM_ECORRUPT : result;

@@ -173,7 +173,7 @@ int um_zstd_write(um_store *store, uint64_t offset, const void *buffer, uint64_t
   um_zstd_context *context = w ? um_zstd_context_take(&self->codec) : NULL;
   uint64_t room = UM_ZSTD_BATCH + um_zstd_bound(&self->codec, self->codec.page_size) + 2 * UM_ZSTD_RECORD_HEADER;
   result = -ENOMEM;
-  if (context && um_zstd_context_room(context, room)) {
+  if (context && um_zstd_context_room(&self->codec, context, room, length)) {
     w->store = self;
     w->context = context;
     w->error = error;
