@@ -294,6 +294,32 @@ static void test_forked_child_lets_go_of_the_lock(void) {
   zrig_end(&z);
 }
 
+/* The buffer of the only context there is, after a read of so many bytes with so much to spare. */
+static bool read_by_huge_buffer(zrig *z, uint64_t budget, uint64_t length) {
+  um_zstd_store *store = (um_zstd_store *)z->store;
+  uint8_t *bytes = malloc(length);
+  z->store->ops->limit(z->store, budget);
+  CHECK_EQUAL(um_store_read(z->store, 0, bytes, length, NULL), 0);
+  CHECK_EQUAL(memcmp(bytes, z->image, length), 0);
+  free(bytes);
+  CHECK_EQUAL(store->codec.idle_count, 1);
+  return store->codec.idle->huge;
+}
+
+static void test_buffers_of_long_reads_are_huge_pages_where_the_budget_is_worth_it(void) {
+  zrig z;
+  zrig_new(&z, 32 * PAGE, PAGE);
+  zrig_write(&z, 0, z.size, 1);
+  zrig_flush(&z);
+  zrig_reopen(&z, false);
+  CHECK(!read_by_huge_buffer(&z, 256u << 20, PAGE));
+  CHECK(read_by_huge_buffer(&z, 256u << 20, 32 * PAGE));
+  zrig_check_image(&z);
+  zrig_reopen(&z, false);
+  CHECK(!read_by_huge_buffer(&z, 4u << 20, 32 * PAGE));
+  zrig_end(&z);
+}
+
 static void test_wrong_options_name_the_value(void) {
   zrig z;
   um_store *store;
@@ -329,6 +355,7 @@ int main(void) {
   test_reader_finds_what_a_writer_flushed_meanwhile();
   test_reader_of_what_became_longer_reads_what_it_knew_of();
   test_forked_child_lets_go_of_the_lock();
+  test_buffers_of_long_reads_are_huge_pages_where_the_budget_is_worth_it();
   test_wrong_options_name_the_value();
   return 0;
 }
