@@ -84,8 +84,7 @@ static uint64_t huge_bytes_of_hot(const rig *r) {
 }
 
 /* What is HOT is proven, and of small pages but for what the kernel collapsed by itself; unused chunks will be huge
- * pages. Returns where the stream is; 0:
- * this kernel does not move, or has no huge pages. */
+ * pages. Returns where the stream is; 0: this kernel does not move, or has no huge pages. */
 static uint64_t open_hot_rig(rig *r) {
   rig_policy = UM_POLICY_S3FIFO;
   open_rig(r, true, 4 * SIZE, SIZE + SIZE / 4); /* the stream comes round after its pages are forgotten */

@@ -187,7 +187,7 @@ void *um_evictor_main(void *worker) {
       uint64_t freed = um_evict_batch(w);
       pthread_mutex_lock(&p->lock);
       pthread_cond_broadcast(&p->progress); /* a flush may wait for pages that were leaving */
-      if (freed == 0 && !worked) /* everything is young, busy, or the store is failing */
+      if (freed == 0 && !worked)            /* everything is young, busy, or the store is failing */
         wait_ms(p, &p->evict_work, 1);
       continue;
     }
