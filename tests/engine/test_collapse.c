@@ -83,6 +83,40 @@ static uint64_t huge_bytes_of_hot(const rig *r) {
   return bytes;
 }
 
+/* With pages of a chunk's length the last one is shorter, and what lies behind it is not the region's. */
+static void read_to_a_short_last_page(uint64_t memory) {
+  rig r;
+  rig_open(&r, &(rig_options){.size = SIZE + 300 * 1024,
+                              .page_size = UM_CHUNK,
+                              .memory = memory,
+                              .fillers = 4,
+                              .evictors = 2,
+                              .readahead = true,
+                              .skew = UM_CHUNK,
+                              .read_only = true});
+  atomic_store(&r.pager->collapse_age_ns, 0);
+  for (unsigned i = 0; i < 20; i++) {
+    read_range(&r, SIZE, r.size);
+    read_all(&r);
+    sleep_ms(2);
+  }
+  CHECK_EQUAL(rig_evict(&r, SIZE, r.size - SIZE), 0);
+  read_range(&r, SIZE, r.size);
+  um_stats stats = rig_stats(&r);
+  CHECK(stats.peak_used <= stats.memory);
+  CHECK_EQUAL(rig_errors(&r), 0);
+  rig_close(&r);
+  rig_end(&r);
+}
+
+static void test_collapse_and_eviction_take_a_short_last_page_for_no_chunk(void) {
+  read_to_a_short_last_page(2 * SIZE);
+  read_to_a_short_last_page(SIZE);
+  rig_policy = UM_POLICY_SECOND_CHANCE;
+  read_to_a_short_last_page(SIZE);
+  rig_policy = UM_POLICY_AUTO;
+}
+
 /* What is HOT is proven, and of small pages but for what the kernel collapsed by itself; unused chunks will be huge
  * pages. Returns where the stream is; 0: this kernel does not move, or has no huge pages. */
 static uint64_t open_hot_rig(rig *r) {
@@ -211,6 +245,7 @@ int main(void) {
   watchdog_start(30);
   RUN(test_collapse_what_stays_becomes_huge_pages);
   RUN(test_collapse_leaves_regions_that_are_written_to_alone);
+  RUN(test_collapse_and_eviction_take_a_short_last_page_for_no_chunk);
   RUN(test_exchange_what_proved_to_stay_gets_huge_pages_while_memory_is_short);
   RUN(test_exchange_of_what_a_device_pins_keeps_the_bytes);
   RUN(test_collapse_against_readers_and_evictions_keeps_the_bytes);

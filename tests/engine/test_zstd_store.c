@@ -320,6 +320,25 @@ static void test_buffers_of_long_reads_are_huge_pages_where_the_budget_is_worth_
   zrig_end(&z);
 }
 
+/* Who writes a part of a page reads the rest of it, with the same buffer. */
+static void test_parts_of_long_pages_fit_the_buffer_that_reading_them_makes_huge(void) {
+  const uint32_t page = 2 << 20;
+  zrig z;
+  zrig_new(&z, 4ull * page, page);
+  z.store->ops->limit(z.store, 512u << 20);
+  uint64_t state = 7;
+  uint64_t *words = (uint64_t *)z.image; /* noise */
+  for (uint64_t i = 0; i < z.size / sizeof *words; i++)
+    words[i] = zrig_random(&state);
+  for (uint64_t at = 0; at < z.size; at += 128 << 10)
+    CHECK_EQUAL(um_store_write(z.store, at, z.image + at, 128 << 10, NULL), 0);
+  zrig_check_image(&z);
+  zrig_flush(&z);
+  zrig_reopen(&z, true);
+  zrig_check_image(&z);
+  zrig_end(&z);
+}
+
 static void test_wrong_options_name_the_value(void) {
   zrig z;
   um_store *store;
@@ -356,6 +375,7 @@ int main(void) {
   test_reader_of_what_became_longer_reads_what_it_knew_of();
   test_forked_child_lets_go_of_the_lock();
   test_buffers_of_long_reads_are_huge_pages_where_the_budget_is_worth_it();
+  test_parts_of_long_pages_fit_the_buffer_that_reading_them_makes_huge();
   test_wrong_options_name_the_value();
   return 0;
 }

@@ -88,7 +88,7 @@ static bool is_worth(um_pager *p) {
 }
 
 static bool is_chunk(const um_region *r, const um_frame *f) {
-  return r->chunks && f->count == um_chunk_pages(r) && um_chunk_first(r, f->page) == f->page;
+  return r->chunks && um_run_is_chunk(r, f->page, f->count);
 }
 
 /* frames_lock held. */

@@ -19,17 +19,20 @@
 
 #include <sys/mman.h>
 
-#define COLLAPSE 25          /* MADV_COLLAPSE */
-#define AGE_NS 300000000u    /* it has been there so long */
-#define SHORT_NS 1000000000u /* memory is short so long after some was given back */
-#define SHARE 10u            /* of the time one such part is spent so */
-#define REST_NS 300000000u   /* after a failure, or when there is nothing to do */
-#define AGAIN_NS 1000000u    /* when no huge page is unused */
-#define LOOK 4096u           /* descriptors looked at for one */
-#define KNOWN 64u            /* found to be huge already, a step */
+#define COLLAPSE 25              /* MADV_COLLAPSE */
+#define AGE_NS 300000000u        /* it has been there so long, and a quarter of it where it is proven */
+#define SHORT_NS 1000000000u     /* memory is short so long after some was given back */
+#define SHARE 10u                /* of the time one such part is spent so */
+#define REST_NS 300000000u       /* after a failure, or when there is nothing to do */
+#define SHORT_REST_NS 100000000u /* when nothing is proven */
+#define AGAIN_NS 1000000u        /* when no huge page is unused, and twice as long each time */
+#define AGAIN_MAX_NS 16000000u
+#define LOOK 4096u /* descriptors looked at for one */
+#define KNOWN 64u  /* found to be huge already, a step */
 
 void um_collapse_init(um_pager *p) {
   atomic_store(&p->collapse_age_ns, AGE_NS);
+  p->collapse_again_ns = AGAIN_NS;
 }
 
 bool um_collapse_wanted(const um_region *r) {
@@ -44,8 +47,8 @@ static bool may_collapse(um_pager *p, um_frame_id id, bool is_short, uint64_t no
       !r->collapses || (is_short && !um_policy_is_proven(p->policy, id)))
     return false;
   uint64_t born = atomic_load_explicit(&f->born_ns, memory_order_relaxed);
-  return f->count == um_chunk_pages(r) && um_page_address(r, f->page) % UM_CHUNK == 0 &&
-         atomic_load(&f->live) == f->count && now > born + atomic_load(&p->collapse_age_ns);
+  return um_run_is_chunk(r, f->page, f->count) && um_page_address(r, f->page) % UM_CHUNK == 0 &&
+         atomic_load(&f->live) == f->count && now > born + atomic_load(&p->collapse_age_ns) / (is_short ? 4 : 1);
 }
 
 /* A run, marked as picked, whose region's gate this thread is inside; false: none.
@@ -69,16 +72,17 @@ static bool pick(um_pager *p, bool is_short, um_stay *stay) {
   return found;
 }
 
-/* The gate is left. A descriptor that was given back meanwhile, and taken anew, is not marked so. `again`: the next
- * look begins with it. */
-static void put(um_pager *p, const um_stay *stay, bool again) {
+enum outcome { DONE, LATER, NEXT }; /* to be looked at again: not, some time, by the next look */
+
+/* The gate is left. A descriptor that was given back meanwhile, and taken anew, is not marked so. */
+static void put(um_pager *p, const um_stay *stay, enum outcome outcome) {
   um_frame *f = &p->frames[stay->frame];
   pthread_mutex_lock(&p->frames_lock);
   if (f->region == stay->region && atomic_load(&f->collapsed)) {
     f->picked = false;
-    atomic_store(&f->collapsed, !again);
+    atomic_store(&f->collapsed, outcome == DONE);
   }
-  if (again)
+  if (outcome == NEXT)
     p->collapse_cursor = stay->frame - 1;
   pthread_mutex_unlock(&p->frames_lock);
   um_gate_leave(stay->region);
@@ -98,15 +102,18 @@ static uint64_t step(um_pager *p, bool is_short) {
   for (unsigned i = 0; i < KNOWN; i++) {
     um_stay stay;
     if (!pick(p, is_short, &stay))
-      return REST_NS;
+      return is_short ? SHORT_REST_NS : REST_NS;
     uintptr_t address = um_page_address(stay.region, stay.first);
     bool was = um_uffd_is_huge(p->pagemap, address);
     uint64_t began = um_now_ns();
     int code = was ? 0 : is_short ? um_exchange(p, &stay) : collapse(p, stay.region, address);
-    bool again = is_short && code == -EAGAIN;
-    put(p, &stay, again);
+    bool none = is_short && code == -EAGAIN, passing = code == -ENOMEM || code == -EAGAIN || code == -EBUSY;
+    put(p, &stay, none ? NEXT : passing ? LATER : DONE);
+    if (none)
+      return p->collapse_again_ns = um_min(2 * p->collapse_again_ns, AGAIN_MAX_NS);
+    p->collapse_again_ns = AGAIN_NS;
     if (!was)
-      return code == 0 ? SHARE * (um_now_ns() - began) : again ? AGAIN_NS : REST_NS;
+      return code == 0 ? SHARE * (um_now_ns() - began) : REST_NS;
   }
   return 0;
 }

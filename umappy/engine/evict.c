@@ -69,8 +69,7 @@ uint64_t um_evict_drop(um_region *r, uint64_t first, uint64_t count) {
 }
 
 static bool is_whole_chunk(const victim *v) {
-  um_region *r = v->region;
-  return r->moves && v->count == um_chunk_pages(r) && um_chunk_first(r, v->page) == v->page;
+  return v->region->moves && um_run_is_chunk(v->region, v->page, v->count);
 }
 
 /* Pages that were never writable are dropped, chunks excepted: they cannot hold what the store does not have. So are

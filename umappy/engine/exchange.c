@@ -16,7 +16,7 @@
 #include "pool.h"
 #include "uffd.h"
 
-#define LOOK 4u /* unused chunks looked at for one that is huge */
+#define LOOK 2u /* unused chunks looked at for one that is huge: who needs one meanwhile finds as many fewer */
 
 /* 0: none. */
 static uint32_t take_huge(um_pager *p) {
@@ -29,6 +29,8 @@ static uint32_t take_huge(um_pager *p) {
   }
   for (uint32_t i = 0; i < count; i++)
     um_pool_put_full(p, looked[i]);
+  if (count)
+    um_memory_freed(p);
   return huge;
 }
 
@@ -37,13 +39,13 @@ static void put_back(um_region *r, uint64_t first, uint64_t count) {
     um_page_wake(r, first, count);
 }
 
-/* The run is EVICTING and the caller's; it changes places with `huge`. False: it could not, and `huge` is unused again.
- */
-static bool change_places(um_pager *p, const um_stay *s, uint32_t huge, uint32_t empty) {
+/* The run is EVICTING and the caller's; it changes places with `huge`. Where it cannot, `huge` is unused again. */
+static int change_places(um_pager *p, const um_stay *s, uint32_t huge, uint32_t empty) {
   um_region *r = s->region;
   uintptr_t at = um_page_address(r, s->first), out = um_pool_address(p, empty), in = um_pool_address(p, huge);
   uint64_t moved;
-  if (um_memory_move(r, out, at, UM_CHUNK, &moved)) {
+  int code = um_memory_move(r, out, at, UM_CHUNK, &moved);
+  if (code) {
     um_pool_put_full(p, huge);
     if (moved) {
       um_pool_clear(p, empty);
@@ -52,35 +54,36 @@ static bool change_places(um_pager *p, const um_stay *s, uint32_t huge, uint32_t
       um_pool_put_empty(p, empty);
       put_back(r, s->first, s->count);
     }
-    return false;
+    return code == -EAGAIN ? -EIO : code;
   }
   memcpy((void *)in, (const void *)out, UM_CHUNK);
-  if (um_memory_move(r, at, in, UM_CHUNK, NULL)) {
+  code = um_memory_move(r, at, in, UM_CHUNK, NULL);
+  if (code) {
     um_pool_clear(p, huge);
     um_pool_put_full(p, empty);
     um_evict_drop(r, s->first, s->count);
-    return false;
+    return -EIO;
   }
   um_pool_put_empty(p, huge);
   um_pool_put_full(p, empty);
   put_back(r, s->first, s->count);
   UM_COUNT(r, collapsed, s->count);
-  return true;
+  return 0;
 }
 
 int um_exchange(um_pager *p, const um_stay *s) {
-  uint32_t huge = take_huge(p);
-  uint32_t empty = huge ? um_pool_take_empty(p) : 0;
+  uint32_t huge = take_huge(p), empty = huge ? um_pool_take_empty(p) : 0;
+  if (!huge)
+    return -EAGAIN;
   uint64_t taken = empty ? um_run_take(s->region, s->first, s->count, UM_IN(UM_CLEAN), s->frame, UM_EVICTING) : 0;
-  bool done = taken == s->count && change_places(p, s, huge, empty);
+  int code = taken < s->count ? -EBUSY : change_places(p, s, huge, empty);
   if (taken < s->count) {
     if (taken)
       put_back(s->region, s->first, taken);
     if (empty)
       um_pool_put_empty(p, empty);
-    if (huge)
-      um_pool_put_full(p, huge);
+    um_pool_put_full(p, huge);
   }
   um_memory_freed(p);
-  return done ? 0 : empty ? -EBUSY : -EAGAIN;
+  return code;
 }

@@ -11,7 +11,8 @@ typedef struct um_stay {
   um_frame_id frame;
 } um_stay;
 
-/* Inside the region's gate. 0; -EAGAIN: no huge page is unused. */
+/* Inside the region's gate. 0; -EAGAIN: no huge page is unused; -EBUSY: not all of the run is CLEAN; else it cannot be
+ * moved. */
 int um_exchange(um_pager *p, const um_stay *stay);
 
 #endif

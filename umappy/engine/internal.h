@@ -290,6 +290,7 @@ struct um_pager {
   uint64_t collapse_rest_ns;          /* none is made before this */
   uint64_t collapse_freed;            /* `freed` at the last look, and */
   uint64_t collapse_short_ns;         /* memory is short until then */
+  uint64_t collapse_again_ns;         /* how long to wait for an unused huge page */
   _Atomic uint64_t collapse_age_ns;   /* what has been there so long seems to stay; tests change it before */
   uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
   uint64_t clean_rest_ns;             /* nothing is cleaned ahead before this; lock */
@@ -366,6 +367,11 @@ static inline uint64_t um_chunk_pages(const um_region *r) {
 static inline uint64_t um_chunk_first(const um_region *r, uint64_t page) {
   uintptr_t start = (um_page_address(r, page) - r->skew) & ~(uintptr_t)(UM_CHUNK - 1);
   return (uint64_t)((int64_t)(start + r->skew - r->address) >> r->page_shift);
+}
+
+/* All of a chunk's length; the last page of a region may be shorter than its page size says. */
+static inline bool um_run_is_chunk(const um_region *r, uint64_t first, uint64_t count) {
+  return count == um_chunk_pages(r) && um_run_memory(r, first, count) == UM_CHUNK && um_chunk_first(r, first) == first;
 }
 
 /* budget.c */

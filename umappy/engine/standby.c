@@ -49,7 +49,7 @@ um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w) {
 }
 
 static bool is_small(const um_region *r, const um_frame *f) {
-  return f->count << r->page_shift != UM_CHUNK;
+  return um_run_memory(r, f->page, f->count) != UM_CHUNK;
 }
 
 static uintptr_t bytes_of(const um_region *r, um_frame_id id) {

@@ -93,8 +93,9 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
   const um_zstd *z = codec->library;
   uint64_t each =
       z->cctx_estimate && z->dctx_estimate ? z->cctx_estimate(codec->level) + z->dctx_estimate() : CONTEXT_GUESS;
-  each += z->compress_bound(codec->page_size) + codec->page_size;
-  uint64_t buffer = UM_ZSTD_BATCH + 2 * UM_ZSTD_UNIT, huge = (buffer + HUGE - 1) / HUGE * HUGE;
+  uint64_t buffer = UM_ZSTD_BATCH + 2 * UM_ZSTD_UNIT + z->compress_bound(codec->page_size);
+  uint64_t huge = (buffer + HUGE - 1) / HUGE * HUGE;
+  each += codec->page_size;
   bool is_huge = bytes / (each + huge) >= HUGE_KEEP;
   each += is_huge ? huge : buffer;
   uint64_t count = bytes / each;
@@ -106,10 +107,12 @@ uint64_t um_zstd_codec_limit(um_zstd_codec *codec, uint64_t bytes) {
   return count * each;
 }
 
+/* It never shrinks: who writes reads parts of pages meanwhile. */
 uint8_t *um_zstd_context_room(um_zstd_codec *codec, um_zstd_context *context, uint64_t bytes, uint64_t length) {
-  bool huge = atomic_load(&codec->huge) && length >= HUGE_LENGTH;
-  if (context->room < bytes || (huge && !context->huge)) {
-    uint64_t unit = huge ? HUGE : UM_ZSTD_UNIT, room = (bytes + unit - 1) / unit * unit;
+  bool huge = context->huge || (atomic_load(&codec->huge) && length >= HUGE_LENGTH);
+  if (context->room < bytes || huge != context->huge) {
+    uint64_t unit = huge ? HUGE : UM_ZSTD_UNIT, most = bytes > context->room ? bytes : context->room;
+    uint64_t room = (most + unit - 1) / unit * unit;
     free(context->buffer);
     context->buffer = aligned_alloc(unit, room);
     context->room = context->buffer ? room : 0;
