@@ -10,6 +10,7 @@
 #include "trace.h"
 #include "uffd.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
@@ -288,26 +289,35 @@ int um_region_residency(um_region *r, uint64_t first, uint64_t count, uint8_t *o
   return 0;
 }
 
-/* frames_lock held. A failed page of the run becomes EVICTING and the caller's. */
-static bool take_failed(um_region *r, um_frame_id id, uint64_t *page) {
+/* frames_lock held. A failed page of the run becomes EVICTING and the caller's.
+ *
+ * Race: retry against a late message for the page: the leader is asking the kernel whether it is there, *busy. */
+static bool take_failed(um_region *r, um_frame_id id, uint64_t *page, bool *busy) {
   const um_frame *f = &r->pager->frames[id];
-  for (*page = f->page; *page < f->page + f->count; (*page)++)
+  for (*page = f->page; *page < f->page + f->count; (*page)++) {
+    um_word w = um_page_load(r, *page);
+    if (um_word_state(w) != UM_FAILED || um_word_frame(w) != id)
+      continue;
     if (um_run_take(r, *page, 1, UM_IN(UM_FAILED), id, UM_EVICTING))
       return true;
+    *busy = true;
+  }
   return false;
 }
 
 int um_region_retry(um_region *r) {
   um_pager *p = r->pager;
   int count = 0;
+  uint64_t deadline = um_now_ns() + p->timeout_ns;
   for (;;) {
     um_frame_id id;
     uint64_t page = 0;
+    bool busy = false;
     if (!um_gate_enter(r))
       return count;
     pthread_mutex_lock(&p->frames_lock);
     for (id = p->frames_made; id != UM_NIL; id--)
-      if (p->frames[id].region == r && take_failed(r, id, &page))
+      if (p->frames[id].region == r && take_failed(r, id, &page, &busy))
         break;
     pthread_mutex_unlock(&p->frames_lock);
     if (id != UM_NIL) {
@@ -315,7 +325,9 @@ int um_region_retry(um_region *r) {
       count++;
     }
     um_gate_leave(r);
-    if (id == UM_NIL)
+    if (id == UM_NIL && (!busy || um_now_ns() >= deadline))
       return count;
+    if (id == UM_NIL)
+      sched_yield(); /* a system call of the leader's */
   }
 }
