@@ -3,7 +3,7 @@
  * from now on, and are made huge in time (pool_make.c).
  *
  * Phases: own the run (CLEAN to EVICTING), move it out into an empty chunk, copy it to the huge one, move that in. Who
- * touches the run meanwhile waits for some 0.4 ms. Where the kernel moves it out and not in again it is given up: it is
+ * touches the run meanwhile waits for the copy. Where the kernel moves it out and not in again it is given up: it is
  * clean, and never was writable.
  *
  * Race: exchange against eviction. Evictors leave a picked run alone, and who evicts by name, or found no memory, takes

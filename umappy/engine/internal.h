@@ -290,7 +290,7 @@ struct um_pager {
   uint64_t collapse_rest_ns;          /* none is made before this */
   uint64_t collapse_freed;            /* `freed` at the last look, and */
   uint64_t collapse_short_ns;         /* memory is short until then */
-  uint64_t collapse_again_ns;         /* how long to wait for an unused huge page */
+  uint64_t collapse_again_ns;         /* the last wait for an unused huge page; who is collapsing's */
   _Atomic uint64_t collapse_age_ns;   /* what has been there so long seems to stay; tests change it before */
   uint32_t cleaners;                  /* evictors that clean ahead of need; lock */
   uint64_t clean_rest_ns;             /* nothing is cleaned ahead before this; lock */
