@@ -50,7 +50,7 @@ static void test_collapse_what_stays_becomes_huge_pages(void) {
     um_stats after = rig_stats(&r);
     CHECK(after.collapsed > 0);
     CHECK_EQUAL(after.fills, before.fills);
-    AWAIT(rig_stats(&r).used == before.used); /* one may be under way */
+    AWAIT(rig_stats(&r).used <= before.used); /* one may be under way, now or before */
   }
   rig_close(&r);
   rig_end(&r);
