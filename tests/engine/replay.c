@@ -39,7 +39,7 @@ static void give_up(replay *r, um_frame_id id) {
 
 static void make_room(replay *r, uint64_t bytes) {
   while (r->used + bytes > r->memory) {
-    if (um_policy_standby_full(r->policy)) {
+    if (um_policy_standby_full(r->policy, true)) {
       give_up(r, um_policy_standby_next(r->policy, 0));
       continue;
     }

@@ -33,7 +33,7 @@ static void test_fifo_offers_oldest_first(void) {
   rig_open(&r, UM_POLICY_FIFO, 16);
   for (um_frame_id id = 1; id <= 4; id++)
     insert(&r, id, id, 1, false);
-  CHECK(!um_policy_keeps(r.policy, 1) && !um_policy_standby_full(r.policy));
+  CHECK(!um_policy_keeps(r.policy, 1) && !um_policy_standby_full(r.policy, true));
   um_frame_id id = 0;
   for (um_frame_id wanted = 1; wanted <= 4; wanted++)
     CHECK_EQUAL(id = um_policy_next(r.policy, id), wanted);

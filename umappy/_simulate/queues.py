@@ -17,7 +17,7 @@ MOVES = 2
 AHEAD_PART, AHEAD_STEPS, AHEAD_AGE = 8, 16, 4
 HEAT_MAX, TURNS = 3, 8
 LFU_SMALL, LFU_TRIAL, LFU_MAIN = 20, 40, 500
-LFU_PROOFS = 3
+LFU_PROOFS, LFU_RISE = 3, 16
 GROUP_SHARES = 32
 LFU_WEIGHT, WEIGHT = 7, 8
 USUAL_OVER, RUNS_MIN = 16, 32
@@ -59,6 +59,7 @@ class Group:
         self.bytes = 0
         self.moved = 0
         self.direct = 0
+        self.room = 0
 
     @property
     def has_resident(self) -> bool:
@@ -147,9 +148,11 @@ class S3Fifo(Rules):
 
 class Lfu(Rules):
     def enter(self, group: Group, run: Run, is_ghost: bool) -> int:
+        if self.policy.clock == 0:
+            return MAIN
+        self._measure_room(group, run.bytes)
         held = group.queues[MAIN].bytes + group.queues[STANDBY].bytes
-        rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
-        return MAIN if self.policy.clock == 0 or held <= group.part(WHOLE - rest) else SMALL
+        return MAIN if held <= group.room else SMALL
 
     def again(self, run: Run) -> int:
         if run.segment == TRIAL:
@@ -174,9 +177,20 @@ class Lfu(Rules):
         return self._meet(group, TRIAL, STANDBY)
 
     def is_standby_full(self, group: Group) -> bool:
+        if group.queues[SMALL] and not group.queues[TRIAL]:
+            return False
         return group.queues[SMALL].bytes <= group.part(LFU_SMALL) and group.queues[MAIN].bytes <= group.part(LFU_MAIN)
 
+    def _measure_room(self, group: Group, new_bytes: int) -> None:
+        rest = LFU_SMALL + (LFU_TRIAL if self.policy.has_standby else 0)
+        room = group.part(WHOLE - rest)
+        if group.room == 0 or room < group.room:
+            group.room = room
+        elif new_bytes:
+            group.room += (room - group.room) // (LFU_RISE * group.bytes // new_bytes + 1)
+
     def _meet(self, group: Group, trial: int, held: int) -> int:
+        self._measure_room(group, 0)
         if not group.queues[trial] or not group.queues[held]:
             return trial if group.queues[trial] else held
         new, old = group.oldest(trial), group.oldest(held)

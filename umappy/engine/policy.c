@@ -262,10 +262,10 @@ static bool is_turn_of_standby(const um_policy *p, const um_policy_group *g) {
          g->direct / page * (waiting / page) >= resident / page * (um_frame_bytes(&p->frames[waits->head]) / page);
 }
 
-static bool is_standby_full(const um_policy *p, const um_policy_group *g) {
+static bool is_standby_full(const um_policy *p, const um_policy_group *g, bool ahead) {
   if (!has_standby(g))
     return false;
-  if (!has_resident(g) || is_ahead_stale(p, g))
+  if (!has_resident(g) || (ahead && is_ahead_stale(p, g)))
     return true;
   uint64_t bytes = g->queues[UM_SEGMENT_TRIAL].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
   if (bytes == 0)
@@ -283,9 +283,9 @@ static um_policy_group *leaving(const um_policy *p) {
   return standby->bytes * resident->share >= resident->bytes * standby->share ? standby : resident;
 }
 
-bool um_policy_standby_full(const um_policy *p) {
+bool um_policy_standby_full(const um_policy *p, bool ahead) {
   const um_policy_group *g = leaving(p);
-  return g && is_standby_full(p, g);
+  return g && is_standby_full(p, g, ahead);
 }
 
 static um_frame_id first_of(const um_policy_group *g, enum um_segment segment) {

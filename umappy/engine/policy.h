@@ -8,7 +8,7 @@
  * amount of work. Making room goes like this; a victim that is busy is passed over by um_policy_next(policy, id):
  *
  *     while (memory is short)
- *       if (um_policy_standby_full(policy))
+ *       if (um_policy_standby_full(policy, true))
  *         id = um_policy_standby_next(policy, 0), give up its memory, um_policy_evicted(policy, id);
  *       else if (id = um_policy_next(policy, 0), um_policy_keeps(policy, id))
  *         move it out, um_policy_standby(policy, id);
@@ -66,8 +66,8 @@ void um_policy_remove(um_policy *policy, um_frame_id id);
 um_frame_id um_policy_next(um_policy *policy, um_frame_id id);
 /* Standby runs, in the order they should be given up. */
 um_frame_id um_policy_standby_next(um_policy *policy, um_frame_id id);
-/* Give up standby now, before more is moved out. */
-bool um_policy_standby_full(const um_policy *policy);
+/* Give up standby now, before more is moved out. `ahead`: what was read ahead may go, too. */
+bool um_policy_standby_full(const um_policy *policy, bool ahead);
 /* This victim should wait in standby; else, or where it cannot after all, it is evicted directly. */
 bool um_policy_keeps(const um_policy *policy, um_frame_id id);
 /* Resident, and nothing speaks for it yet. */

@@ -41,6 +41,7 @@ typedef struct um_policy_group {
   uint32_t share;  /* of UM_GROUP_SHARES; constant */
   uint32_t moved;  /* runs moved out since one was evicted */
   uint64_t direct; /* bytes evicted without standby since one was evicted from there */
+  uint64_t room;   /* lfu: bytes that it may hold; 0: it has not looked yet */
 } um_policy_group;
 
 /* NULL: the plain rule, which alone is first in, first out. */

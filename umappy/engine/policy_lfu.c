@@ -8,6 +8,10 @@
  * out, the oldest of small and of main meet. Who is touched again and again while it passes through trial is wanted
  * more often than anything held could show, and is held without a contest.
  *
+ * What may be held is what there lately was room for at every moment. What is read ahead, and what evictors keep free,
+ * comes and goes: were each ebb filled with new runs, each flood would drive out held ones, and a stream would go round
+ * in all of the memory instead of in the few chunks that it needs.
+ *
  * The contest is TinyLFU's (policy_frequency.c); touches in standby count twice, since a run that is held was out of
  * sight for a while; but not of what was read ahead, which is missed without anybody's waiting. */
 #include "policy_internal.h"
@@ -15,15 +19,26 @@
 #define SMALL_SHARE 20u /* of UM_POLICY_WHOLE, and so the other two */
 #define TRIAL_SHARE 40u
 #define MAIN_SHARE 500u
+#define RISE 16u
 #define PROOFS 3u /* touches in trial, one soon after the other, that need no contest */
 
+/* Falls at once, and rises again while RISE times as much comes new as the group has. */
+static void measure_room(const um_policy *p, um_policy_group *g, uint64_t new_bytes) {
+  uint32_t rest = SMALL_SHARE + (p->options.standby_share ? TRIAL_SHARE : 0);
+  uint64_t room = um_group_part(g, UM_POLICY_WHOLE - rest);
+  if (g->room == 0 || room < g->room)
+    g->room = room;
+  else if (new_bytes)
+    g->room += (room - g->room) / (RISE * g->bytes / new_bytes + 1);
+}
+
 static enum um_segment enter(um_policy *p, um_policy_group *g, um_frame *f, bool ghost) {
-  (void)f, (void)ghost;
+  (void)ghost;
   if (p->clock == 0) /* nothing had to leave yet */
     return UM_SEGMENT_MAIN;
+  measure_room(p, g, um_frame_bytes(f));
   uint64_t held = g->queues[UM_SEGMENT_MAIN].bytes + g->queues[UM_SEGMENT_STANDBY].bytes;
-  uint32_t rest = SMALL_SHARE + (p->options.standby_share ? TRIAL_SHARE : 0);
-  return held <= um_group_part(g, UM_POLICY_WHOLE - rest) ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
+  return held <= g->room ? UM_SEGMENT_MAIN : UM_SEGMENT_SMALL;
 }
 
 static enum um_segment again(um_policy *p, um_policy_group *g, um_frame *f, enum um_segment from) {
@@ -41,6 +56,7 @@ static enum um_segment leave(enum um_segment from) {
 /* The queue whose oldest run is to go. Who wins is young again among those held. */
 static enum um_segment meet(um_policy *p, um_policy_group *g, enum um_segment trial, enum um_segment held) {
   um_frame_id new = g->queues[trial].head, old = g->queues[held].head;
+  measure_room(p, g, 0);
   if (new == UM_NIL || old == UM_NIL)
     return new == UM_NIL ? held : trial;
   uint32_t new_count = um_frequencies_look(&p->frequencies, &p->frames[new]);
@@ -67,6 +83,8 @@ static enum um_segment choose_standby(um_policy *p, um_policy_group *g) {
 
 static bool standby_full(const um_policy *p, const um_policy_group *g) {
   (void)p;
+  if (g->queues[UM_SEGMENT_TRIAL].head == UM_NIL && g->queues[UM_SEGMENT_SMALL].head)
+    return false; /* there is somebody for the trial */
   return g->queues[UM_SEGMENT_SMALL].bytes <= um_group_part(g, SMALL_SHARE) &&
          g->queues[UM_SEGMENT_MAIN].bytes <= um_group_part(g, MAIN_SHARE);
 }

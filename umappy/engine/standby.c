@@ -247,14 +247,18 @@ um_frame_id um_standby_take(um_pager *p, enum um_reclaim how, bool *moving) {
   uint64_t now = um_now_ns();
   um_frame_id id = UM_NIL;
   *moving = false;
-  if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy))
+  if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy, true))
     return UM_NIL;
   for (int looked = 0; looked < LOOK && (id = um_policy_standby_next(p->policy, id)) != UM_NIL; looked++) {
     um_frame *f = &p->frames[id];
     um_region *r = f->region;
     bool ahead = atomic_load(&f->ahead);
-    if ((ahead && how != UM_RECLAIM_FRESH_TOO && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS) ||
-        !um_gate_enter(r))
+    if (ahead && how != UM_RECLAIM_FRESH_TOO && now - um_min(now, atomic_load(&f->born_ns)) < FRESH_NS) {
+      if (how == UM_RECLAIM_FULL && !um_policy_standby_full(p->policy, false))
+        return UM_NIL; /* only that was to go */
+      continue;
+    }
+    if (!um_gate_enter(r))
       continue;
     um_word w = um_page_load(r, f->page);
     if (how == UM_RECLAIM_FULL && um_word_state(w) == UM_EVICTING && um_word_frame(w) == id) {
