@@ -16,7 +16,7 @@ static void open_rig(rig *r, bool read_only, uint64_t size, uint64_t memory) {
   rig_open(r, &(rig_options){.size = size,
                              .page_size = 64 << 10,
                              .memory = memory,
-                             .fillers = 4,
+                             .fillers = UM_MANY_FILLERS,
                              .evictors = 2,
                              .readahead = true,
                              .skew = UM_CHUNK,

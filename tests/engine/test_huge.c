@@ -1,6 +1,7 @@
 /* Chunks are huge pages and stay so on their way into a region and out again, whatever faults meanwhile. */
 #define _GNU_SOURCE
 #include "huge_pages.h"
+#include "pool.h"
 #include "rig.h"
 #include "uffd.h"
 
@@ -47,9 +48,11 @@ static uint64_t huge_bytes_of(const rig *r) {
          huge_bytes(r->pager->pool.address, r->pager->pool.address + r->pager->pool.mapped);
 }
 
-static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
+/* `fillers`: where they are many one that has nothing to do makes them. */
+static void save_up(uint32_t fillers) {
   rig r;
   rig_options o = streaming(true, SIZE / 4 * 3);
+  o.fillers = fillers;
   rig_policy = UM_POLICY_FIFO; /* all memory goes round */
   rig_open(&r, &o);
   atomic_store(&r.pager->pool.dear_ns, 0);
@@ -67,6 +70,40 @@ static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
   rig_close(&r);
   rig_end(&r);
   rig_policy = UM_POLICY_AUTO;
+}
+
+static void test_huge_pages_that_are_dear_are_saved_up_for(void) {
+  save_up(4);
+  save_up(2 * UM_MANY_FILLERS);
+}
+
+static void test_huge_chunks_are_used_first_and_small_ones_given_back_first(void) {
+  rig r;
+  rig_options o = streaming(true, 2 * SIZE);
+  rig_open(&r, &o);
+  um_pager *p = r.pager;
+  if (r.region->moves && has_huge_pages(SIZE)) {
+    atomic_store(&p->pool.dear_ns, UINT64_MAX);
+    uint32_t huge = um_pool_take_new(p);
+    atomic_store(&p->pool.dear_ns, 0);
+    atomic_store(&p->pool.saved_ns, 0);
+    uint32_t small = um_pool_take_new(p), other = um_pool_take_new(p);
+    CHECK(huge && small && other);
+    CHECK(um_uffd_is_huge(p->pagemap, um_pool_address(p, huge)));
+    CHECK(!um_uffd_is_huge(p->pagemap, um_pool_address(p, small)));
+    um_pool_put_full(p, huge);
+    um_pool_put_full(p, small);
+    um_pool_put_full(p, other);
+    CHECK_EQUAL(um_pool_take_idle(p), huge);
+    um_pool_put_full(p, huge);
+    CHECK(um_pool_trim(p));
+    CHECK_EQUAL(um_pool_take_full(p), huge);
+    CHECK_EQUAL(um_pool_take_idle(p), small);
+    um_pool_put_full(p, huge);
+    um_pool_put_full(p, small);
+  }
+  rig_close(&r);
+  rig_end(&r);
 }
 
 /* A reader of `to`, and a thread that wakes it, so that it faults again and again. */
@@ -148,6 +185,7 @@ int main(void) {
   watchdog_start(60);
   RUN(test_huge_stream_that_reads_maps_huge_pages);
   RUN(test_huge_pages_that_are_dear_are_saved_up_for);
+  RUN(test_huge_chunks_are_used_first_and_small_ones_given_back_first);
   RUN(test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once);
   return 0;
 }

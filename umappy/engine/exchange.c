@@ -14,25 +14,6 @@
 #include "mechanism.h"
 #include "page.h"
 #include "pool.h"
-#include "uffd.h"
-
-#define LOOK 2u /* unused chunks looked at for one that is huge: who needs one meanwhile finds as many fewer */
-
-/* 0: none. */
-static uint32_t take_huge(um_pager *p) {
-  uint32_t looked[LOOK], count = 0, huge = 0;
-  while (count < LOOK && !huge && (looked[count] = um_pool_take_idle(p)) != 0) {
-    if (um_uffd_is_huge(p->pagemap, um_pool_address(p, looked[count])))
-      huge = looked[count];
-    else
-      count++;
-  }
-  for (uint32_t i = 0; i < count; i++)
-    um_pool_put_full(p, looked[i]);
-  if (count)
-    um_memory_freed(p);
-  return huge;
-}
 
 static void put_back(um_region *r, uint64_t first, uint64_t count) {
   if (um_run_release(r, first, count, UM_CLEAN) & UM_WAITER)
@@ -72,7 +53,7 @@ static int change_places(um_pager *p, const um_stay *s, uint32_t huge, uint32_t 
 }
 
 int um_exchange(um_pager *p, const um_stay *s) {
-  uint32_t huge = take_huge(p), empty = huge ? um_pool_take_empty(p) : 0;
+  uint32_t huge = um_pool_take_huge(p), empty = huge ? um_pool_take_empty(p) : 0;
   if (!huge)
     return -EAGAIN;
   uint64_t taken = empty ? um_run_take(s->region, s->first, s->count, UM_IN(UM_CLEAN), s->frame, UM_EVICTING) : 0;

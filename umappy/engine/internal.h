@@ -23,7 +23,7 @@
  *     pager->lock          queues, jobs, idle fillers, waits for memory      workers.c, evict.c, job.c
  *     pager->frames_lock   descriptors and the eviction list                 frames.c
  *     region->errors.lock  failure records                                   error.c
- *     pool->fresh_lock     the address where new chunks are made             pool.c
+ *     pool->fresh.lock     an address where new chunks are made              pool_make.c
  *     pool->lock           lists of chunks                                   pool.c
  *     shelves->lock        scattered blocks in chunks; taken with no other   shelf.c
  *     region->advice.lock  who advises; taken with no other                  advise.c
@@ -51,6 +51,7 @@
 #define UM_CHUNK (2u << 20)       /* bytes of a chunk: the largest run that is moved; a huge page where there are any */
 #define UM_CHUNKS_READ 32u   /* chunks a budget must be worth before runs are read into them: few would be most of it */
 #define UM_GRACE_NS 1000000u /* a page just placed stays this long ... */
+#define UM_MANY_FILLERS 8u   /* fillers, of which one soon has nothing to do */
 #define UM_TRIES 3           /* of a read that fails in passing; a guess has one */
 #define UM_GRACE_TURNS 8u    /* ... or until its thread faulted so often again */
 #define UM_TURN_SLOTS 1024u
@@ -200,26 +201,36 @@ typedef struct um_worker {
   pthread_t thread;
 } um_worker;
 
+/* A chunk's address that is not registered: new memory is made here, then moved; pool_make.c. */
+typedef struct um_fresh {
+  pthread_mutex_t lock; /* who makes a chunk there */
+  uintptr_t address;    /* constant */
+  bool huge;            /* lock: what it is advised to be */
+} um_fresh;
+
+#define UM_FRESH 4u /* chunks made at a time: most of it is the kernel's work, on as many processors */
+
 /* pool.h */
 typedef struct um_pool {
-  pthread_mutex_t lock;       /* the two lists; taken last of all locks */
-  pthread_mutex_t fresh_lock; /* one thread makes new memory at a time; pool_make.c */
-  uintptr_t address;          /* constant, and so the five below */
-  uintptr_t fresh;            /* a chunk's address that is not registered: new memory is made here, then moved */
+  pthread_mutex_t lock; /* the three lists; taken last of all locks */
+  uintptr_t address;    /* constant, and so the two below */
   void *mapping, *fresh_mapping;
   uint64_t mapped;
   uintptr_t slots;                   /* constant: where runs shorter than a chunk wait; 0: nowhere */
   uint64_t slots_mapped, slots_each; /* constant: bytes, in all and of each kind */
   uint32_t count;                    /* chunks, numbered from 1 */
   uint32_t *next;                    /* lock: links of the lists */
-  _Atomic uint32_t empty, full;      /* lock: heads of the lists; looked at without it */
+  _Atomic uint32_t empty;            /* lock: heads of the lists; looked at without it */
+  _Atomic uint32_t small, huge;      /* likewise: FULL, unused, of small pages and huge ones */
   _Atomic uint64_t idle;             /* bytes in FULL unused chunks: in the budget, and free for the asking */
   _Atomic uint64_t huge_ns;          /* what the last huge page took to make; 0: none was */
   _Atomic uint64_t saved_ns;         /* time that may be spent on dear ones; pool_make.c */
-  _Atomic uint64_t smalls;           /* chunks made of small pages and not exchanged since, or given back */
-  _Atomic uint64_t dear_ns;          /* from here on a huge page is saved up for; tests change it */
-  _Atomic uint64_t saving_ns;        /* what each chunk taken saves; tests change it */
-  bool fresh_huge;                   /* fresh_lock: what `fresh` is advised to be */
+  _Atomic uint32_t left;      /* one of small pages, counted as idle, that an idle filler is to exchange; 0: none */
+  _Atomic uint64_t none_ns;   /* until then no small pages are exchanged: the kernel had no huge one */
+  _Atomic uint64_t dear_ns;   /* from here on a huge page is saved up for; tests change it */
+  _Atomic uint64_t saving_ns; /* what each chunk taken saves; tests change it */
+  um_fresh fresh[UM_FRESH];
+  _Atomic uint32_t fresh_next; /* where the next chunk is made, if nobody else is at it */
 } um_pool;
 
 /* A run to read ahead. */

@@ -52,15 +52,14 @@ uintptr_t um_pool_slot(const um_pager *p, um_frame_id id, uint64_t bytes) {
 int um_pool_create(um_pager *p) {
   um_pool *pool = &p->pool;
   pthread_mutex_init(&pool->lock, NULL);
-  pthread_mutex_init(&pool->fresh_lock, NULL);
-  um_pool_make_init(pool);
   uint64_t most = um_max(CHUNKS_MIN, p->memory / UM_CHUNK);
   pool->mapped = most * UM_CHUNK;
   pool->next = calloc(most + 1, sizeof *pool->next);
   pool->address = map(pool->mapped, &pool->mapping);
-  pool->fresh = map(UM_CHUNK, &pool->fresh_mapping);
+  uintptr_t fresh = map(UM_FRESH * UM_CHUNK, &pool->fresh_mapping);
   if (!pool->next || !pool->mapping || !pool->fresh_mapping)
     return -ENOMEM;
+  um_pool_make_init(pool, fresh);
   if (p->mechanism->moves) {
     int code = um_uffd_register(p->uffd, pool->address, pool->mapped);
     if (code == 0)
@@ -79,7 +78,7 @@ int um_pool_create(um_pager *p) {
 
 void um_pool_destroy(um_pager *p) {
   um_memory_unmap(p->pool.mapping, p->pool.mapped + UM_CHUNK);
-  um_memory_unmap(p->pool.fresh_mapping, 2ull * UM_CHUNK);
+  um_memory_unmap(p->pool.fresh_mapping, (UM_FRESH + 1ull) * UM_CHUNK);
   um_memory_unmap((void *)p->pool.slots, p->pool.slots_mapped);
   free(p->pool.next);
 }
@@ -110,16 +109,36 @@ void um_pool_put_empty(um_pager *p, uint32_t chunk) {
   push(&p->pool, &p->pool.empty, chunk);
 }
 
+/* Which chunks are of small pages nobody remembers, as memory goes round: the kernel is asked. */
+void um_pool_list(um_pager *p, uint32_t chunk) {
+  um_pool *pool = &p->pool;
+  bool huge = !p->mechanism->moves || um_uffd_is_huge(p->pagemap, um_pool_address(p, chunk));
+  push(pool, huge ? &pool->huge : &pool->small, chunk);
+}
+
 void um_pool_put_full(um_pager *p, uint32_t chunk) {
   atomic_fetch_add(&p->pool.idle, UM_CHUNK);
-  push(&p->pool, &p->pool.full, chunk);
+  um_pool_list(p, chunk);
+}
+
+static uint32_t take_unused(um_pool *pool, _Atomic uint32_t *list) {
+  uint32_t chunk = pop(pool, list);
+  if (chunk)
+    atomic_fetch_sub(&pool->idle, UM_CHUNK);
+  return chunk;
+}
+
+uint32_t um_pool_take_huge(um_pager *p) {
+  return take_unused(&p->pool, &p->pool.huge);
+}
+
+uint32_t um_pool_take_small(um_pager *p) {
+  return take_unused(&p->pool, &p->pool.small);
 }
 
 uint32_t um_pool_take_idle(um_pager *p) {
-  uint32_t chunk = pop(&p->pool, &p->pool.full);
-  if (chunk)
-    atomic_fetch_sub(&p->pool.idle, UM_CHUNK);
-  return chunk;
+  uint32_t chunk = um_pool_take_huge(p);
+  return chunk ? chunk : um_pool_take_small(p);
 }
 
 uint32_t um_pool_take_new(um_pager *p) {
@@ -135,20 +154,18 @@ uint32_t um_pool_take_new(um_pager *p) {
 }
 
 uint32_t um_pool_take_full(um_pager *p) {
-  uint32_t chunk = um_pool_take_idle(p);
+  uint32_t chunk = um_pool_take_huge(p);
+  um_pool_save(&p->pool);
+  if (!chunk && (chunk = um_pool_take_small(p)))
+    chunk = um_pool_renew(p, chunk);
   if (!chunk)
     chunk = um_pool_take_new(p);
-  else if (um_pool_renew(p, chunk)) {
-    um_pool_put_empty(p, chunk);
-    um_budget_release(p, UM_CHUNK);
-    return 0;
-  }
   return chunk ? chunk : um_shelf_take_oldest(p);
 }
 
 void um_pool_unlock(um_pager *p) {
   munlock((void *)p->pool.address, p->pool.mapped);
-  munlock((void *)p->pool.fresh, UM_CHUNK);
+  munlock((void *)p->pool.fresh[0].address, UM_FRESH * UM_CHUNK);
   munlock((void *)p->pool.slots, p->pool.slots_mapped);
 }
 
@@ -182,8 +199,8 @@ void um_pool_clear(um_pager *p, uint32_t chunk) {
 }
 
 bool um_pool_trim(um_pager *p) {
-  uint32_t chunk = um_pool_take_idle(p);
-  if (!chunk && !(chunk = um_shelf_take_oldest(p)))
+  uint32_t chunk = um_pool_take_small(p);
+  if (!chunk && !(chunk = um_pool_take_huge(p)) && !(chunk = um_shelf_take_oldest(p)))
     return false;
   um_pool_clear(p, chunk);
   um_budget_release(p, UM_CHUNK);

@@ -16,11 +16,14 @@ int um_pool_create(um_pager *p);
 void um_pool_destroy(um_pager *p);
 uintptr_t um_pool_address(const um_pager *p, uint32_t chunk);
 
-uint32_t um_pool_take_idle(um_pager *p);             /* unused; 0: none */
+uint32_t um_pool_take_idle(um_pager *p);             /* unused, a huge page if there is one; 0: none */
+uint32_t um_pool_take_huge(um_pager *p);             /* unused and a huge page; 0: none */
+uint32_t um_pool_take_small(um_pager *p);            /* unused and of small pages; 0: none */
 uint32_t um_pool_take_new(um_pager *p);              /* new memory where the budget has it; 0: it has not */
 uint32_t um_pool_take_full(um_pager *p);             /* either, or the oldest shelf (shelf.h); 0: none */
 uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */
 void um_pool_put_full(um_pager *p, uint32_t chunk);  /* um_memory_freed is the caller's to call, without locks */
+void um_pool_list(um_pager *p, uint32_t chunk);      /* the same of one that is counted as idle already */
 void um_pool_put_empty(um_pager *p, uint32_t chunk); /* its memory was moved away */
 void um_pool_clear(um_pager *p, uint32_t chunk); /* FULL, or in part: its memory goes back to the kernel, then EMPTY */
 void um_pool_drop(um_pager *p, uintptr_t address, uint64_t length);        /* a part of a chunk, likewise */

@@ -12,6 +12,7 @@
 #include "collapse.h"
 #include "mechanism.h"
 #include "page.h"
+#include "pool_make.h"
 #include "uffd.h"
 
 #include <poll.h>
@@ -20,7 +21,6 @@
 #include <unistd.h>
 
 #define MESSAGES 16
-#define MANY_FILLERS 8
 
 int um_wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns) {
   struct timespec at = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
@@ -145,7 +145,7 @@ static um_frame_id lead(um_worker *w) {
 }
 
 bool um_work_may_prefetch(const um_pager *p) {
-  uint32_t spare = p->filler_count >= 3 && p->filler_count < MANY_FILLERS, most = p->filler_count - 1 - spare;
+  uint32_t spare = p->filler_count >= 3 && p->filler_count < UM_MANY_FILLERS, most = p->filler_count - 1 - spare;
   return p->prefetching < um_max(1, most) && p->demand.length == 0;
 }
 
@@ -160,7 +160,7 @@ void *um_filler_main(void *worker) {
       pthread_mutex_unlock(&p->lock);
       um_fill_demand(w, id);
       pthread_mutex_lock(&p->lock);
-    } else if (!um_work_may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w))) {
+    } else if (!um_work_may_prefetch(p) || !(um_ahead_step(w) || um_job_prefetch_step(w) || um_pool_renew_step(p))) {
       if (!p->leader || p->demand.length)
         continue;
       p->idle++;
