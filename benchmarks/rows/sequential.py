@@ -1,6 +1,7 @@
 """The sum of a cold file, one thread, no hint; and what the paging of it costs in CPU.
 
-The CPU is the process's own: a loop device works in threads of the kernel, which count as nobody's.
+The CPU is the process's own: a loop device works in threads of the kernel, which count as nobody's. The rows without a
+target are the limit: a program that reads by hand to as much memory (peers/bare.py).
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from harness.number_file import compute_sum
 from harness.place import Place
 from harness.result import Result, Side, Target, compare, divide_rates, subtract
 from harness.rounds import Rounds, alternate
+from peers.bare import sum_bare
 from peers.memmap import sum_memmap
 
 RESIDENT_BYTES = 32 << 20
 RESIDENT_PASSES = 64
 WORK = "sequential sum"
+BARE = {"bare reader": False, "bare reader, huge pages": True}
 
 
 def sum_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
@@ -71,7 +74,10 @@ def measure(bench: Bench) -> list[Result]:
                 notes=describe_costs(rounds, "umappy", "np.memmap"),
             )
         )
-        results.append(compare_cpu(bench, place, rounds))
+        results += [
+            compare(WORK, place.name, rounds, rate_side(bare, bench.size), ours, divide_rates, None) for bare in BARE
+        ]
+        results += compare_cpu(bench, place, rounds)
     return results
 
 
@@ -83,22 +89,25 @@ def run_rounds(bench: Bench, place: Place) -> Rounds:
         "device": bench.prepare_limits(place),
         "resident": bench.prepare(sum_resident, expected={"sum": 3.0 * RESIDENT_PASSES * (RESIDENT_BYTES // 8)}),
     }
+    for name, is_huge in BARE.items():
+        contenders[name] = bench.prepare(
+            sum_bare, place, expected=expected, path=numbers.path, memory=bench.memory, is_huge=is_huge
+        )
     if place.name == "fast":
         contenders["np.memmap"] = bench.prepare(sum_memmap, place, expected=expected, path=numbers.path)
     return alternate(contenders, bench.rounds)
 
 
-def compare_cpu(bench: Bench, place: Place, rounds: Rounds) -> Result:
+def compare_cpu(bench: Bench, place: Place, rounds: Rounds) -> list[Result]:
     def describe(each: float) -> str:
         return f"{each:.3f} s/GB"
 
-    return compare(
-        "CPU of sequential sum",
-        place.name,
-        rounds,
-        Side("resident", cpu_per_gb(RESIDENT_PASSES * RESIDENT_BYTES), describe),
-        Side("umappy", cpu_per_gb(bench.size), describe),
-        subtract,
-        Target("at most", 0.2, " s/GB"),
-        against="sum of a resident array",
-    )
+    work, ours = "CPU of sequential sum", Side("umappy", cpu_per_gb(bench.size), describe)
+    resident = Side("resident", cpu_per_gb(RESIDENT_PASSES * RESIDENT_BYTES), describe)
+    target = Target("at most", 0.2, " s/GB")
+    against = "sum of a resident array"
+    results = [compare(work, place.name, rounds, resident, ours, subtract, target, against=against)]
+    for bare in BARE:
+        peer = Side(bare, cpu_per_gb(bench.size), describe)
+        results.append(compare(work, place.name, rounds, peer, ours, subtract, None))
+    return results
