@@ -132,13 +132,13 @@ uint32_t um_pool_take_huge(um_pager *p) {
   return take_unused(&p->pool, &p->pool.huge);
 }
 
-uint32_t um_pool_take_small(um_pager *p) {
+static uint32_t take_small(um_pager *p) {
   return take_unused(&p->pool, &p->pool.small);
 }
 
 uint32_t um_pool_take_idle(um_pager *p) {
   uint32_t chunk = um_pool_take_huge(p);
-  return chunk ? chunk : um_pool_take_small(p);
+  return chunk ? chunk : take_small(p);
 }
 
 uint32_t um_pool_take_new(um_pager *p) {
@@ -156,7 +156,7 @@ uint32_t um_pool_take_new(um_pager *p) {
 uint32_t um_pool_take_full(um_pager *p) {
   uint32_t chunk = um_pool_take_huge(p);
   um_pool_save(&p->pool);
-  if (!chunk && (chunk = um_pool_take_small(p)))
+  if (!chunk && (chunk = take_small(p)))
     chunk = um_pool_renew(p, chunk);
   if (!chunk)
     chunk = um_pool_take_new(p);
@@ -199,7 +199,7 @@ void um_pool_clear(um_pager *p, uint32_t chunk) {
 }
 
 bool um_pool_trim(um_pager *p) {
-  uint32_t chunk = um_pool_take_small(p);
+  uint32_t chunk = take_small(p);
   if (!chunk && !(chunk = um_pool_take_huge(p)) && !(chunk = um_shelf_take_oldest(p)))
     return false;
   um_pool_clear(p, chunk);

@@ -18,7 +18,6 @@ uintptr_t um_pool_address(const um_pager *p, uint32_t chunk);
 
 uint32_t um_pool_take_idle(um_pager *p);             /* unused, a huge page if there is one; 0: none */
 uint32_t um_pool_take_huge(um_pager *p);             /* unused and a huge page; 0: none */
-uint32_t um_pool_take_small(um_pager *p);            /* unused and of small pages; 0: none */
 uint32_t um_pool_take_new(um_pager *p);              /* new memory where the budget has it; 0: it has not */
 uint32_t um_pool_take_full(um_pager *p);             /* either, or the oldest shelf (shelf.h); 0: none */
 uint32_t um_pool_take_empty(um_pager *p);            /* 0: none */

@@ -120,7 +120,8 @@ static uint32_t make_huge(um_pager *p, uint32_t chunk) {
   return chunk;
 }
 
-/* Where fillers are many one soon has nothing to do; it counts as idle meanwhile. */
+/* Where fillers are many one soon has nothing to do; it counts as idle meanwhile. Race: two leave one each. The second
+ * keeps its own. */
 static bool leave_to_filler(um_pager *p, uint32_t chunk) {
   um_pool *pool = &p->pool;
   if (p->filler_count < UM_MANY_FILLERS || !atomic_compare_exchange_strong(&pool->left, &(uint32_t){0}, chunk))
