@@ -40,7 +40,7 @@ static uint32_t find_chunk(um_pager *p, bool patient) {
   uint64_t deadline = um_now_ns() + PATIENCE_MS * 1000000ull;
   uint32_t chunk;
   while ((chunk = um_pool_take_full(p)) == 0 && !atomic_load(&p->stop)) {
-    if (patient ? um_memory_make_for_guess(p) : um_memory_make(p))
+    if (um_memory_make_chunk(p, patient))
       continue;
     if (!patient || p->filler_count < 3 || um_now_ns() >= deadline)
       break;
@@ -116,12 +116,10 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
     UM_COUNT(r, readahead, count);
     UM_COUNT(r, prefetches, count);
     um_frame_list_ahead(p, id);
-    um_standby_keep(r, id, chunk);
-    /* Who faulted meanwhile sleeps until it is woken; woken now, it would only come back for what can be done here. */
-    um_word word = um_page_load(r, first);
-    if (wanted && um_word_state(word) == UM_STANDBY && um_standby_own(r, first, word) == id)
-      um_standby_return(r, id, touched ? *touched : page, a->write || atomic_load(&p->frames[id].writer));
-    um_page_wake(r, first, count);
+    if (wanted)
+      um_standby_pass(r, id, chunk, touched ? *touched : page, a->write || atomic_load(&p->frames[id].writer));
+    else
+      um_standby_keep(r, id, chunk);
   }
   um_gate_leave(r);
   return code == 0 || touched == NULL; /* who waits for a page gets that page's own failure */

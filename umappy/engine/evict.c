@@ -160,14 +160,14 @@ static bool evict_one_clean(um_pager *p, bool only_new) {
 }
 
 /* Out of the order of the policy where evictors cannot keep up: what waits in standby may have proved more than what is
- * new, and less than other residents. */
-bool um_memory_make(um_pager *p) {
-  return um_memory_make_for_guess(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || evict_one_clean(p, false);
+ * new, and less than other residents. What has proved more than that is worth more than a guess. */
+bool um_memory_make_chunk(um_pager *p, bool guess) {
+  return um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || evict_one_clean(p, true) ||
+         (!guess && (um_standby_reclaim_oldest(p, UM_RECLAIM_SOME) || evict_one_clean(p, false)));
 }
 
-/* What has proved more is worth more than a guess. */
-bool um_memory_make_for_guess(um_pager *p) {
-  return um_pool_trim(p) || um_standby_reclaim_oldest(p, UM_RECLAIM_FULL) || evict_one_clean(p, true);
+bool um_memory_make(um_pager *p) {
+  return um_pool_trim(p) || um_memory_make_chunk(p, false);
 }
 
 /* frames_lock held. Moving out a short run costs as much as a few of copying one in, so where hardly any is

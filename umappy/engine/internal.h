@@ -451,8 +451,11 @@ um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
 bool um_standby_moves(const um_region *r, bool write);              /* taken back by a system call, not by copying */
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk); /* the policy knows of it already */
-void um_standby_forget(um_region *r, um_frame_id id);               /* the region is being forgotten */
-bool um_standby_reclaim(um_region *r, uint64_t page);               /* the run of that page, now; false: not standby */
+/* The run was read ahead, and somebody waits for it already: FILLING and the caller's, mapped without becoming STANDBY.
+ */
+void um_standby_pass(um_region *r, um_frame_id id, uint32_t chunk, uint64_t touched, bool write);
+void um_standby_forget(um_region *r, um_frame_id id); /* the region is being forgotten */
+bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */
 enum um_reclaim {
   UM_RECLAIM_FULL,      /* as much as the policy wants gone before more is moved out */
   UM_RECLAIM_SOME,      /* a few, whatever it wants */
@@ -466,8 +469,10 @@ uint64_t um_standby_give_up(um_pager *p, const um_frame_id *ids, uint32_t count)
 bool um_standby_reclaim_oldest(um_pager *p, enum um_reclaim how);                 /* false: there is none */
 
 /* evict.c, evict_write.c, writeback_send.c */
-bool um_memory_make(um_pager *p);           /* gives something back, at once; false: there is nothing that could be */
-bool um_memory_make_for_guess(um_pager *p); /* the same, of what proved nothing yet */
+bool um_memory_make(um_pager *p); /* gives something back, at once; false: there is nothing that could be */
+/* For who wants a chunk, and would make a new one of what was given back: chunks stay. `guess`: only of what proved
+ * nothing yet. */
+bool um_memory_make_chunk(um_pager *p, bool guess);
 void um_evict_note_write(um_region *r, int code, um_error *error);
 uint64_t um_evict_batch(um_worker *w);                                     /* bytes given back */
 void um_evict_settle(um_pager *p, const um_frame_id *ids, uint32_t count); /* picked runs: what stays begins anew */

@@ -8,8 +8,10 @@
  * ABSENT.
  *
  * Race: fault against reclaim. Both want the first word; who comes second looks again: the page is then FILLING (a wake
- * comes) or ABSENT (it is read). Race: fault against the end of reading ahead: the page is FILLING, the fault leaves
- * WAITER, and the filler maps the run at once. */
+ * comes) or ABSENT (it is read). Race: fault against the end of reading ahead. The page is FILLING, the fault leaves
+ * WAITER, and the filler maps the run at once (um_standby_pass); or it comes a moment too late for that, and is woken
+ * to come back for what is STANDBY now. Nobody is woken before the run is in place: who faults again makes a table of
+ * small pages there, and what was to be moved in as a huge page would be cut up. */
 #include "blocks.h"
 #include "mechanism.h"
 #include "page.h"
@@ -214,6 +216,12 @@ void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool writ
       return;
     }
   copy_in(r, id, touched, exposed ? UM_DIRTY : UM_CLEAN);
+}
+
+void um_standby_pass(um_region *r, um_frame_id id, uint32_t chunk, uint64_t touched, bool write) {
+  r->pager->frames[id].chunk = chunk;
+  um_frame_refault(r->pager, id);
+  um_standby_return(r, id, touched, write);
 }
 
 /* Counts a run, EVICTING, that will be given up. */
