@@ -41,7 +41,7 @@ def test_trial_without_patience_is_stopped(tmp_path: Path) -> None:
     from rows.sequential import sum_resident
 
     with pytest.raises(ContenderError, match="stopped after 0 s"):
-        Trial(sum_resident, {}, 256 * MIB, timeout_seconds=0.01).run()
+        Trial(sum_resident, {"memory": MIB}, 256 * MIB, timeout_seconds=0.01).run()
 
 
 @pytest.mark.parametrize("change", ["none", "order", "value"])

@@ -103,12 +103,12 @@ def test_nbd_on_a_small_file_measures_and_reports(tmp_path: Path) -> None:
 def test_trial_with_another_result_than_expected_fails() -> None:
     from harness.errors import ContenderError
     from harness.trial import Trial
-    from rows.sequential import RESIDENT_BYTES, RESIDENT_PASSES, sum_resident
+    from rows.sequential import RESIDENT_PASSES, sum_resident
 
-    right = 3.0 * RESIDENT_PASSES * RESIDENT_BYTES // 8
-    assert Trial(sum_resident, {}, LIMIT, expected={"sum": right}).run().seconds > 0
+    right, memory = 3.0 * RESIDENT_PASSES * 4 * MIB / 8, {"memory": 4 * MIB}
+    assert Trial(sum_resident, memory, LIMIT, expected={"sum": right}).run().seconds > 0
     with pytest.raises(ContenderError, match="wrong result: sum"):
-        Trial(sum_resident, {}, LIMIT, expected={"sum": right + 1}).run()
+        Trial(sum_resident, memory, LIMIT, expected={"sum": right + 1}).run()
 
 
 @needs_root
@@ -118,7 +118,7 @@ def test_trial_that_passes_its_limit_or_raises_fails_with_the_reason() -> None:
     from rows.sequential import sum_memmap, sum_resident
 
     with pytest.raises(ContenderError, match="out of memory"):
-        Trial(sum_resident, {}, 16 * MIB).run()
+        Trial(sum_resident, {"memory": 32 * MIB}, 16 * MIB).run()
     with pytest.raises(ContenderError, match="missing"):
         Trial(sum_memmap, {"path": "/missing"}, LIMIT).run()
 

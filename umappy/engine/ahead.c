@@ -86,8 +86,8 @@ bool um_ahead_read(um_worker *w, const um_ahead *a, const uint64_t *touched) {
   um_region *r = a->region;
   uint64_t first = a->first, count = a->count;
   if (!r->chunks || count != um_chunk_pages(r) || um_chunk_first(r, first) != first ||
-      (count + first) << r->page_shift > r->mapped || um_page_load(r, first) != 0 ||
-      um_page_load(r, first + count - 1) != 0)
+      (count + first) << r->page_shift > r->mapped || um_page_look(r, first) != 0 ||
+      um_page_look(r, first + count - 1) != 0)
     return false;
   um_frame_id id = reserve(p, um_words_cost(r, first, count)) ? claim(r, first, count, a->write) : UM_NIL;
   if (id == UM_NIL)

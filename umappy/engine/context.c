@@ -15,7 +15,7 @@ uint64_t um_context_pages(const um_region *r) {
 }
 
 static bool is_resident(const um_region *r, uint64_t page) {
-  return UM_IN(um_word_state(um_page_load(r, page))) & (UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_WRITING));
+  return UM_IN(um_word_state(um_page_look(r, page))) & (UM_IN(UM_CLEAN) | UM_IN(UM_DIRTY) | UM_IN(UM_WRITING));
 }
 
 /* `step` is where the reader goes, 1 or -1. */
@@ -28,7 +28,7 @@ static bool is_edge(const um_region *r, uint64_t page, int64_t step) {
     if (!is_resident(r, (uint64_t)i))
       return false;
   for (int64_t i = at + step; i != last + step; i += step)
-    if (um_word_state(um_page_load(r, (uint64_t)i)) != UM_ABSENT)
+    if (um_word_state(um_page_look(r, (uint64_t)i)) != UM_ABSENT)
       return false;
   return true;
 }

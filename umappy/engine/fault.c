@@ -301,7 +301,7 @@ void um_fault_handle(um_pager *p, const struct uffd_msg *m, um_queue *demand) {
   um_frame_id id = UM_NIL;
   enum outcome outcome;
   do {
-    um_word w = um_page_load(r, page);
+    um_word w = um_page_look(r, page);
     switch (um_word_state(w)) {
     case UM_ABSENT:
       outcome = ask(r, page, write, m, &id);

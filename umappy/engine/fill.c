@@ -153,9 +153,9 @@ static void dismiss(um_pager *p, um_region *r, um_frame_id id) {
 /* The run as planned may hold pages that are not absent: what of it surrounds the page that was touched. */
 static void trim(um_region *r, um_frame *f) {
   uint64_t first = f->touched, end = f->touched + 1;
-  while (first > f->page && um_page_load(r, first - 1) == 0)
+  while (first > f->page && um_page_look(r, first - 1) == 0)
     first--;
-  while (end < f->page + f->count && um_page_load(r, end) == 0)
+  while (end < f->page + f->count && um_page_look(r, end) == 0)
     end++;
   f->page = first;
   f->count = (uint32_t)(end - first);
@@ -251,7 +251,7 @@ bool um_fill_cached(um_worker *w, um_frame_id id) {
   um_pager *p = w->pager;
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
-  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_load(r, f->touched) != 0 ||
+  if (f->returns || !r->store->ops->read_cached || um_blocks_tracked(r) || um_page_look(r, f->touched) != 0 ||
       um_run_memory(r, f->page, f->count) > UM_BLOCK)
     return false;
   trim(r, f);
@@ -285,7 +285,7 @@ static bool prepare(um_worker *w, um_frame_id id) {
   um_frame *f = &p->frames[id];
   um_region *r = f->region;
   um_ahead run = {.region = r, .first = f->page, .count = f->count, .write = f->write};
-  if (um_page_load(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
+  if (um_page_look(r, f->touched) != 0 || (f->count > 1 && um_ahead_read(w, &run, &f->touched))) {
     dismiss(p, r, id);
     return false;
   }

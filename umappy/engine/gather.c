@@ -55,11 +55,6 @@ typedef struct gathering {
   enum { COPIED, ABSENT, STRAIGHT, THERE } way[ITEMS];
 } gathering;
 
-static bool is_absent(const um_region *r, uint64_t page) {
-  uint32_t live = atomic_load(&r->spans[um_words_span(r, page)].live); /* words of an empty span are not touched */
-  return live == 0 || live == UM_LIVE_DROPPING || um_page_load(r, page) == 0;
-}
-
 static void copy(char *to, const char *from, uint64_t length) {
   if (length == 8)
     memcpy(to, from, 8);
@@ -146,10 +141,10 @@ static bool look(gathering *k, uint64_t end, int *code) {
     }
     uint64_t first = at >> r->page_shift, last = (at + k->item_size - 1) >> r->page_shift;
     if (first != known)
-      absent = is_absent(r, known = first);
+      absent = um_page_look(r, known = first) == 0;
     bool all = absent;
     for (uint64_t page = first + 1; all && page <= last; page++)
-      all = is_absent(r, page);
+      all = um_page_look(r, page) == 0;
     uint64_t item = k->end - k->first;
     if (!all)
       k->way[item] = THERE;

@@ -22,7 +22,7 @@ static bool drop_failed(um_region *r, uint64_t page) {
 static uint64_t claim_run(um_region *r, uint64_t page, uint64_t last) {
   um_pager *p = r->pager;
   uint64_t limit = um_min(um_run_limit(r, um_min(RUN_BYTES, p->memory / 8)), last - page), count = 0;
-  while (count < limit && (um_page_load(r, page + count) == 0 || drop_failed(r, page + count)))
+  while (count < limit && (um_page_look(r, page + count) == 0 || drop_failed(r, page + count)))
     count++;
   for (; count > 0; count /= 2) {
     while (!um_budget_try(p, um_run_cost(r, page, count), atomic_load(&p->emergency)))

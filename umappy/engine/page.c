@@ -44,6 +44,8 @@ static bool is_writing(enum um_state s) {
 
 /* What changes of pages add up to; the region's counts are shared by all threads, so they are touched once a run. */
 typedef struct tally {
+  uint64_t first, pages; /* neighbours that changed alike, `before` to `after`, not counted yet */
+  um_word before, after;
   uint64_t span, dirty, resident, standby; /* bytes; of either sign, modulo 2^64 */
   uint32_t span_dirty, filling, writing;   /* pages, likewise */
 } tally;
@@ -54,28 +56,52 @@ static void settle_span(um_region *r, tally *t) {
   t->span_dirty = 0;
 }
 
-static void count(um_region *r, uint64_t page, um_word before, um_word after, tally *t) {
-  enum um_state from = um_word_state(before), to = um_word_state(after);
-  uint64_t bytes = um_page_memory(r, page);
-  if (is_dirty(before) != is_dirty(after)) {
+static void count_span_dirty(um_region *r, tally *t, uint32_t one) {
+  for (uint64_t page = t->first; page < t->first + t->pages; page++) {
     uint64_t span = um_words_span(r, page);
     if (span != t->span)
       settle_span(r, t);
     t->span = span;
-    t->span_dirty += is_dirty(after) ? 1u : -1u;
-    t->dirty += is_dirty(after) ? bytes : -bytes;
+    t->span_dirty += one;
+  }
+}
+
+static void count_alike(um_region *r, tally *t) {
+  enum um_state from = um_word_state(t->before), to = um_word_state(t->after);
+  uint64_t bytes = um_run_memory(r, t->first, t->pages);
+  uint32_t pages = (uint32_t)t->pages;
+  if (is_dirty(t->before) != is_dirty(t->after)) {
+    count_span_dirty(r, t, is_dirty(t->after) ? 1u : -1u);
+    t->dirty += is_dirty(t->after) ? bytes : -bytes;
   }
   if (is_resident(from) != is_resident(to))
     t->resident += is_resident(to) ? bytes : -bytes;
   if ((from == UM_STANDBY) != (to == UM_STANDBY))
     t->standby += to == UM_STANDBY ? bytes : -bytes;
   if ((from == UM_FILLING) != (to == UM_FILLING))
-    t->filling += to == UM_FILLING ? 1u : -1u;
+    t->filling += to == UM_FILLING ? pages : -pages;
   if (is_writing(from) != is_writing(to))
-    t->writing += is_writing(to) ? 1u : -1u;
+    t->writing += is_writing(to) ? pages : -pages;
+  t->pages = 0;
+}
+
+static void count(um_region *r, uint64_t page, um_word before, um_word after, tally *t) {
+  const um_word counted = UM_STATE_MASK | UM_OPEN;
+  if (t->pages && (((before ^ t->before) | (after ^ t->after)) & counted) == 0) { /* and it is the next */
+    t->pages++;
+    return;
+  }
+  if (t->pages)
+    count_alike(r, t);
+  t->first = page;
+  t->pages = 1;
+  t->before = before;
+  t->after = after;
 }
 
 static void settle(um_region *r, tally *t) {
+  if (t->pages)
+    count_alike(r, t);
   settle_span(r, t);
   if (t->dirty)
     atomic_fetch_add(&r->dirty, t->dirty);

@@ -69,6 +69,15 @@ static inline um_word um_page_load(const um_region *r, uint64_t page) {
   return atomic_load_explicit(&r->words[page], memory_order_acquire);
 }
 
+/* The same of a page that may well be ABSENT. Reading memory of words in which nothing is would map a page of zeros
+ * there, which the first claim would have to replace: a fault more, and a flush of other processors' translations. */
+#define UM_LIVE_DROPPING 0xffffffffu
+static inline um_word um_page_look(const um_region *r, uint64_t page) {
+  uint64_t block = page * sizeof *r->words >> __builtin_ctzll(um_host_page);
+  uint32_t live = atomic_load_explicit(&r->block_live[block], memory_order_acquire);
+  return live == 0 || live == UM_LIVE_DROPPING ? 0 : um_page_load(r, page);
+}
+
 /* Compare and swap; checks the edge and keeps the region's counts. On failure *expected is what is there. */
 bool um_page_change(um_region *r, uint64_t page, um_word *expected, um_word desired);
 
@@ -97,7 +106,6 @@ um_word um_page_release(um_region *r, uint64_t page, enum um_state state);
 void um_page_wake(um_region *r, uint64_t first, uint64_t count);
 
 /* words.c */
-#define UM_LIVE_DROPPING 0xffffffffu
 int um_words_create(um_region *r);
 void um_words_destroy(um_region *r);
 uint64_t um_words_enter(um_region *r, uint64_t first, uint64_t count); /* bytes of bookkeeping it made, now charged */

@@ -71,7 +71,7 @@ static bool reserve(um_pager *p, uint64_t bytes, bool patient) {
 static um_frame_id claim_run(um_worker *w, um_region *r, uint64_t page, uint64_t end, bool patient, bool *memory) {
   um_pager *p = w->pager;
   uint64_t limit = um_min(end - page, um_run_limit(r, w->staging_size)), count = 0;
-  while (count < limit && um_page_load(r, page + count) == 0)
+  while (count < limit && um_page_look(r, page + count) == 0)
     count++;
   if (count == 0) /* somebody was first */
     return UM_NIL;
@@ -100,7 +100,7 @@ bool um_prefetch_run(um_worker *w, um_region *r, uint64_t page, uint64_t run, bo
   uint64_t end = page + run;
   bool memory = true;
   while (page < end && memory) {
-    if (um_page_load(r, page) != 0) {
+    if (um_page_look(r, page) != 0) {
       page++;
       continue;
     }

@@ -57,7 +57,7 @@ static bool claim(um_worker *w, work *k, const uint64_t *pages, uint32_t count, 
   uint64_t first = pages[0], limit = um_min(count, um_run_limit(r, w->staging_size - *used));
   uint32_t n = 0;
   *taken = 1;
-  while (n < limit && pages[n] == first + n && um_page_load(r, first + n) == 0)
+  while (n < limit && pages[n] == first + n && um_page_look(r, first + n) == 0)
     n++;
   if (n == 0)
     return true;

@@ -10,8 +10,10 @@
 #include "trace.h"
 #include "uffd.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define WINDOW_MAX (16u << 20) /* bytes read ahead of one stream */
 #define PROTECT_MAX (1u << 20) /* unprotected together where a stream writes */
@@ -96,6 +98,18 @@ static void remove_region(um_pager *p, um_region *r) {
   pthread_mutex_unlock(&p->regions_lock);
 }
 
+/* A fault where nothing is makes a page table, which a huge page that comes there has to be rid of first, with a flush
+ * of the other processors' translations (um_memory_clear_table). Where the kernel could map its huge page of zeros a
+ * fault that reads makes none. Without that page the kernel would get a huge page of its own for each such fault. */
+static bool has_huge_zeros(void) {
+  int file = open("/sys/kernel/mm/transparent_hugepage/use_zero_page", O_RDONLY | O_CLOEXEC);
+  char answer = '0';
+  bool has = file >= 0 && read(file, &answer, 1) == 1 && answer == '1';
+  if (file >= 0)
+    close(file);
+  return has;
+}
+
 static int prepare_memory(um_region *r) {
   void *address = (void *)r->address;
   munlock(address, r->mapped); /* mlockall(MCL_FUTURE) may have locked it, and filled it */
@@ -103,6 +117,8 @@ static int prepare_memory(um_region *r) {
     return -errno;
   if (!r->collapses)
     madvise(address, r->mapped, MADV_NOHUGEPAGE); /* tracking is by small pages; kernels without huge pages refuse */
+  else if (has_huge_zeros())
+    madvise(address, r->mapped, MADV_HUGEPAGE);
   return 0;
 }
 

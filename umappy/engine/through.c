@@ -25,7 +25,7 @@ static bool reserve(um_pager *p, uint64_t bytes) {
 static uint64_t claim(um_region *r, uint64_t first, uint64_t limit) {
   um_pager *p = r->pager;
   uint64_t count = 0;
-  while (count < limit && um_page_load(r, first + count) == 0)
+  while (count < limit && um_page_look(r, first + count) == 0)
     count++;
   if (count == 0 || !reserve(p, um_words_cost(r, first, count)))
     return 0;
