@@ -1,5 +1,7 @@
 /* Pagers: their smallest budgets, several regions in one, several in a process, reservations. */
+#include "page.h"
 #include "rig.h"
+#include "uffd.h"
 
 static int create(uint64_t memory, uint32_t fillers, uint32_t evictors, um_pager **pager) {
   um_pager_options options = {.memory = memory, .fillers = fillers, .evictors = evictors, .timeout_ms = 1000};
@@ -216,6 +218,30 @@ static void test_spans_that_empty_and_fill_at_once_keep_their_pages(void) {
   rig_end(&r);
 }
 
+/* Host pages of the region's page words that are there. */
+static uint64_t words_present(const rig *r) {
+  uint64_t present = 0;
+  for (uint64_t at = 0; at < r->region->words_mapped; at += um_host_page)
+    present += um_uffd_present(r->pager->pagemap, (uintptr_t)r->region->words + at);
+  return present;
+}
+
+static void test_words_of_absent_pages_are_looked_at_without_memory(void) {
+  rig r;
+  rig_open(&r, &(rig_options){.size = 32 << 21, .readahead = true});
+  for (uint64_t page = 0; page < r.region->page_count; page++)
+    CHECK_EQUAL(um_page_look(r.region, page), 0);
+  CHECK_EQUAL(words_present(&r), 0);
+  CHECK_EQUAL(rig_read(&r, 8 << 21), rig_word(8 << 21));
+  CHECK_EQUAL(um_word_state(um_page_look(r.region, 8 << 9)), UM_CLEAN);
+  CHECK_EQUAL(words_present(&r), 1);
+  CHECK_EQUAL(rig_evict(&r, 0, r.size), 0);
+  CHECK_EQUAL(um_page_look(r.region, 8 << 9), 0);
+  CHECK_EQUAL(words_present(&r), 0);
+  rig_close(&r);
+  rig_end(&r);
+}
+
 int main(void) {
   watchdog_start(20);
   RUN(test_options_that_make_no_pager_are_refused);
@@ -225,6 +251,7 @@ int main(void) {
   RUN(test_pagers_do_not_mix);
   RUN(test_reservation_takes_from_the_budget_and_gives_back);
   RUN(test_region_that_needs_what_is_reserved_is_refused);
+  RUN(test_words_of_absent_pages_are_looked_at_without_memory);
   RUN(test_spans_that_empty_and_fill_at_once_keep_their_pages);
   watchdog_pet("the end");
   return 0;

@@ -141,7 +141,7 @@ static uint64_t find_dirty(const um_region *r, uint64_t page, uint64_t last) {
     if (atomic_load(&r->spans[span].dirty) == 0)
       page = end;
     for (; page < end; page++)
-      if (UM_IN(um_word_state(um_page_load(r, page))) & found)
+      if (UM_IN(um_word_state(um_page_look(r, page))) & found)
         return page;
   }
   return last;
@@ -153,7 +153,7 @@ static void work_on_pages(um_worker *w, um_job *job, uint64_t page, uint64_t las
   um_writeback_begin(&b, w, r, note_run, job);
   um_gate_enter_wait(r);
   while (page < last && !b.stop) {
-    um_word word = um_page_load(r, page);
+    um_word word = um_page_look(r, page);
     if (is_owned(job->kind, word)) {
       um_writeback_send(&b);
       wait_for_owner(r, page);
