@@ -451,8 +451,7 @@ um_frame_id um_standby_own(um_region *r, uint64_t page, um_word w);
 void um_standby_return(um_region *r, um_frame_id id, uint64_t touched, bool write);
 bool um_standby_moves(const um_region *r, bool write);              /* taken back by a system call, not by copying */
 void um_standby_keep(um_region *r, um_frame_id id, uint32_t chunk); /* the policy knows of it already */
-/* The run was read ahead, and somebody waits for it already: FILLING and the caller's, mapped without becoming STANDBY.
- */
+/* The run was read ahead, FILLING and the caller's, and somebody waits for it already: mapped, without STANDBY. */
 void um_standby_pass(um_region *r, um_frame_id id, uint32_t chunk, uint64_t touched, bool write);
 void um_standby_forget(um_region *r, um_frame_id id); /* the region is being forgotten */
 bool um_standby_reclaim(um_region *r, uint64_t page); /* the run of that page, now; false: not standby */

@@ -44,7 +44,7 @@ static bool is_writing(enum um_state s) {
 
 /* What changes of pages add up to; the region's counts are shared by all threads, so they are touched once a run. */
 typedef struct tally {
-  uint64_t first, pages; /* neighbours that changed alike, `before` to `after`, not counted yet */
+  uint64_t first, pages; /* neighbours, told of in order, that changed alike and are not counted yet: */
   um_word before, after;
   uint64_t span, dirty, resident, standby; /* bytes; of either sign, modulo 2^64 */
   uint32_t span_dirty, filling, writing;   /* pages, likewise */
@@ -87,7 +87,7 @@ static void count_alike(um_region *r, tally *t) {
 
 static void count(um_region *r, uint64_t page, um_word before, um_word after, tally *t) {
   const um_word counted = UM_STATE_MASK | UM_OPEN;
-  if (t->pages && (((before ^ t->before) | (after ^ t->after)) & counted) == 0) { /* and it is the next */
+  if (t->pages && (((before ^ t->before) | (after ^ t->after)) & counted) == 0) {
     t->pages++;
     return;
   }

@@ -20,7 +20,7 @@
 
 #define POPULATE_WRITE 23   /* MADV_POPULATE_WRITE */
 #define DEAR_NS 800000u     /* of a huge page */
-#define SAVING_NS 160000u   /* for each chunk taken: a third of what reading it takes at the very least */
+#define SAVING_NS 160000u   /* for each chunk taken: two thirds of what reading it takes at the very least */
 #define NONE_NS 3000000000u /* when the kernel has no huge page */
 #define SAVED_MAX 8000000u  /* what was never asked for makes nobody pay later */
 
