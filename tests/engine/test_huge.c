@@ -134,6 +134,23 @@ static void test_huge_chunks_are_used_first_and_small_ones_given_back_first(void
   rig_end(&r);
 }
 
+/* Race: a chunk comes free when a filler has just found none. It is not given back to the kernel to make another. */
+static void test_huge_chunk_that_came_free_stays_for_who_wants_one(void) {
+  rig r;
+  rig_options o = streaming(true, 2 * SIZE);
+  rig_open(&r, &o);
+  um_pager *p = r.pager;
+  uint32_t chunk = um_pool_take_new(p);
+  CHECK(chunk);
+  um_pool_put_full(p, chunk);
+  CHECK(!um_memory_make_chunk(p, true) && !um_memory_make_chunk(p, false)); /* nothing is resident */
+  CHECK_EQUAL(atomic_load(&p->pool.idle), UM_CHUNK);
+  CHECK(um_memory_make(p));
+  CHECK_EQUAL(atomic_load(&p->pool.idle), 0);
+  rig_close(&r);
+  rig_end(&r);
+}
+
 /* A reader of `to`, and a thread that wakes it, so that it faults again and again. */
 typedef struct fault_storm {
   int uffd;
@@ -215,6 +232,7 @@ int main(void) {
   RUN(test_huge_stream_whose_reader_waits_for_each_run_keeps_huge_pages);
   RUN(test_huge_pages_that_are_dear_are_saved_up_for);
   RUN(test_huge_chunks_are_used_first_and_small_ones_given_back_first);
+  RUN(test_huge_chunk_that_came_free_stays_for_who_wants_one);
   RUN(test_huge_chunk_that_is_faulted_on_while_it_moves_arrives_once);
   return 0;
 }

@@ -69,7 +69,7 @@ static inline um_word um_page_load(const um_region *r, uint64_t page) {
   return atomic_load_explicit(&r->words[page], memory_order_acquire);
 }
 
-/* The same of a page that may well be ABSENT. Reading memory of words in which nothing is would map a page of zeros
+/* The word of a page that may well be ABSENT. Reading memory of words in which nothing is would map a page of zeros
  * there, which the first claim would have to replace: a fault more, and a flush of other processors' translations. */
 #define UM_LIVE_DROPPING 0xffffffffu
 static inline um_word um_page_look(const um_region *r, uint64_t page) {
