@@ -21,6 +21,7 @@ double sim_random_real(void) {
 um_readahead_limits sim_pages_of_64_kib(uint64_t page_count) { /* pages of 64 KiB, runs of 2 MiB */
   return (um_readahead_limits){.page_count = page_count,
                                .run_pages = 32,
+                               .part_pages = 16,
                                .align_pages = 5,
                                .window_pages = 256,
                                .protect_pages = 16,
@@ -30,6 +31,7 @@ um_readahead_limits sim_pages_of_64_kib(uint64_t page_count) { /* pages of 64 Ki
 um_readahead_limits sim_pages_of_4_kib(uint64_t page_count) { /* 4 KiB */
   return (um_readahead_limits){.page_count = page_count,
                                .run_pages = 512,
+                               .part_pages = 256,
                                .align_pages = 77,
                                .window_pages = 4096,
                                .protect_pages = 64,
@@ -106,6 +108,7 @@ static void check_answer(const sim *s, uint64_t page, bool miss, const um_run_pl
   for (unsigned i = 0; i < count; i++) {
     const um_run_plan *p = &plan[i];
     CHECK(p->count >= 1 && p->count <= l->run_pages && p->repeat >= 1 && p->stride != 0);
+    CHECK((i == 0 && !miss) || p->count <= 2 || p->count <= l->part_pages || p->count == l->run_pages);
     CHECK(p->repeat == 1 || llabs(p->stride) >= p->count);
     for (uint32_t k = 0; k < p->repeat; k++) {
       uint64_t first = p->first + (uint64_t)(p->stride * (int64_t)k);
@@ -153,6 +156,11 @@ void sim_touch(sim *s, uint32_t thread_id, uint64_t page, bool write) {
     check_answer(s, page, miss, plan, count);
     s->misses += miss;
     s->triggers += !miss;
+    if (miss && s->no_chunks && plan[0].count > s->limits.part_pages) {
+      bool down = page > plan[0].first; /* as shorten() in fill.c has it */
+      plan[0].first = down ? page + 1 - s->limits.part_pages : page;
+      plan[0].count = s->limits.part_pages;
+    }
     if (miss)
       sim_read(s, plan[0].first, plan[0].count, MAPPED, plan[0].write);
     for (uint64_t p = plan[0].first; !miss && p < plan[0].first + plan[0].count; p++)

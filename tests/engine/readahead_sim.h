@@ -20,6 +20,7 @@ typedef struct sim {
   um_run_plan late[64];            /* plans not yet carried out, oldest first */
   unsigned late_count, late_after; /* a run is carried out after so many touches; 0: at once */
   bool drop_ahead;                 /* the engine has no memory to read ahead: it ignores all but plan[0] */
+  bool no_chunks;                  /* nor any to read a whole run at once: plan[0] is read in part */
   bool report;                     /* waste is reported */
   uint64_t touches, misses, triggers, protects, calls, pages, repeated, unused, full_runs;
   um_run_plan last[UM_READAHEAD_PLANS];

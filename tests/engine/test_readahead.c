@@ -71,19 +71,38 @@ static void test_stream_whose_read_ahead_is_dropped_still_reads_in_full_runs(voi
   sim_close(&s);
 }
 
-static void test_reader_faster_than_its_read_ahead_reads_nothing_twice(void) {
-  for (unsigned after = 20; after <= 50; after += 10) {
+static void test_stream_whose_runs_are_read_in_parts_keeps_its_window(void) {
+  for (int step = 1; step >= -1; step -= 2) {
     sim s;
-    sim_open(&s, sim_pages_of_64_kib(20000), 0);
-    s.late_after = after;
-    sim_read_pages(&s, 1, 0, 20000, 1);
-    char what[64];
-    snprintf(what, sizeof what, "a run ahead every %u pages", after);
-    sim_report(what, &s);
-    CHECK_EQUAL(s.pages, 20000);
-    CHECK(s.calls <= 20000 / 32 * 1.1 + 16);
+    sim_open(&s, sim_pages_of_4_kib(100000), 0);
+    s.drop_ahead = s.no_chunks = true;
+    sim_read_pages(&s, 1, step > 0 ? 0 : 99999, 100000, step);
+    sim_report("sequential, no memory for whole runs", &s);
+    CHECK_EQUAL(s.pages, 100000);
+    CHECK(s.misses <= 100000 / 256 + 16);
     sim_close(&s);
   }
+}
+
+static void check_late(um_readahead_limits limits, unsigned after) {
+  sim s;
+  sim_open(&s, limits, 0);
+  uint64_t n = limits.page_count;
+  s.late_after = after;
+  sim_read_pages(&s, 1, 0, n, 1);
+  char what[64];
+  snprintf(what, sizeof what, "a run ahead every %u pages", after);
+  sim_report(what, &s);
+  CHECK_EQUAL(s.pages, n);
+  CHECK(s.calls <= n / limits.run_pages * 1.1 + 16);
+  sim_close(&s);
+}
+
+static void test_reader_faster_than_its_read_ahead_reads_nothing_twice(void) {
+  for (unsigned after = 20; after <= 50; after += 10)
+    check_late(sim_pages_of_64_kib(20000), after);
+  for (unsigned after = 100; after <= 800; after += 100)
+    check_late(sim_pages_of_4_kib(300000), after);
 }
 
 /* The engine may not tell of faults on pages that are being read. */
@@ -403,6 +422,7 @@ static void test_any_mixture_of_readers_gets_valid_answers(void) {
     um_readahead_limits limits = {
         .page_count = n,
         .run_pages = 1u << sim_random_below(9),
+        .part_pages = 1u << sim_random_below(9),
         .align_pages = (uint32_t)sim_random_below(600),
         .window_pages = (uint32_t)sim_random_below(600),
         .protect_pages = 1 + (uint32_t)sim_random_below(64),
@@ -442,6 +462,7 @@ int main(void) {
   test_reader_that_starts_anywhere_reaches_full_runs();
   test_steady_stream_asks_for_one_full_run_a_trigger();
   test_stream_whose_read_ahead_is_dropped_still_reads_in_full_runs();
+  test_stream_whose_runs_are_read_in_parts_keeps_its_window();
   test_reader_faster_than_its_read_ahead_reads_nothing_twice();
   test_triggers_that_nobody_told_of_do_not_end_a_stream();
   test_window_of_zero_reads_single_pages();

@@ -1,10 +1,10 @@
 /* readahead.c: the stream detector; its parts are in readahead_*.c.
  *
  * A touch (miss or trigger) first looks for a stream of its thread that expects this very page: the start of one of the
- * next runs, the end of all that was asked for, a strided reader's next stops (readahead_find.c). A touch elsewhere in
- * what a stream asked for, or shortly beyond it, is not believed until the page after it is touched too: chance hits
- * would drive on a stream that nobody reads. Next, proven streams that began at this page: a loop. Everything else may
- * begin a stream (readahead_begin.c):
+ * next runs, or of a part that is read by one call, the end of all that was asked for, a strided reader's next stops
+ * (readahead_find.c). A touch elsewhere in what a stream asked for, or shortly beyond it, is not believed until the
+ * page after it is touched too: chance hits would drive on a stream that nobody reads. Next, proven streams that began
+ * at this page: a loop. Everything else may begin a stream (readahead_begin.c):
  *  - the history, a hash table of single touches by thread and page, finds a neighbour touched not long ago, and with
  *    it how many pages were touched in a row, up or down;
  *  - pages that are there make no faults, so who reads through them into a gap leaves no history: that many before the

@@ -19,6 +19,7 @@ typedef struct um_readahead um_readahead;
 typedef struct um_readahead_limits {
   uint64_t page_count;  /* of the region, at least 1 */
   uint32_t run_pages;   /* the largest run, a power of two */
+  uint32_t part_pages;  /* of shorter runs, the most that the caller reads by one store call; at least 1 */
   uint32_t align_pages; /* runs do not cross a page p where (p + align_pages) % run_pages == 0 */
   uint32_t
       window_pages; /* a stream's asked pages from the last touched one on, and that included; 0: ask for nothing */

@@ -35,6 +35,23 @@ static void pay(um_reader *t, um_stream *s, uint64_t ahead) {
   }
 }
 
+static uint64_t cut_short(const um_readahead *ra, uint64_t page, uint64_t end) {
+  return end - page < ra->limits.run_pages ? um_min(end, page + ra->limits.part_pages) : end;
+}
+
+/* What is no whole run is asked for as it is read, part by part in the order of need: who comes to the next part before
+ * it was read is where he is expected. Returns the end of what was asked for. */
+static uint64_t ask_parts(const um_readahead *ra, um_stream *s, um_answer *a, uint64_t from, uint64_t end, bool write) {
+  while (from < end) {
+    uint64_t part = um_min(ra->limits.part_pages, end - from), parts = (end - from) / part;
+    if (!um_answer_add(ra, s, a, from, part, part, parts, write))
+      break;
+    from += parts * part;
+  }
+  note_cut(ra, s, from);
+  return from;
+}
+
 /* Asks for [s->end, target) in runs, or as much of it as makes good ones. */
 static void ask_ahead(const um_readahead *ra, um_stream *s, um_answer *a, uint64_t target, uint64_t allowed,
                       bool write) {
@@ -46,9 +63,9 @@ static void ask_ahead(const um_readahead *ra, um_stream *s, um_answer *a, uint64
     return;
   uint64_t boundary = um_stream_boundary(ra, s, from);
   if (boundary - from < run && boundary <= last) {
-    if (!um_answer_add(ra, s, a, from, boundary - from, boundary - from, 1, write))
+    s->end = from = ask_parts(ra, s, a, from, boundary, write);
+    if (from < boundary)
       return;
-    s->end = from = boundary;
   }
   if (last - from >= run && boundary <= last) {
     uint64_t runs = (last - from) / run;
@@ -56,10 +73,8 @@ static void ask_ahead(const um_readahead *ra, um_stream *s, um_answer *a, uint64
       return;
     s->end = from += runs * run;
   }
-  if (last > from && !whole_only && um_answer_add(ra, s, a, from, last - from, last - from, 1, write)) {
-    s->end = last;
-    note_cut(ra, s, s->end);
-  }
+  if (last > from && !whole_only)
+    s->end = ask_parts(ra, s, a, from, last, write);
 }
 
 void um_stream_go_on(um_readahead *ra, um_reader *t, um_stream *s, uint64_t page, bool write, bool miss, um_answer *a) {
@@ -73,15 +88,15 @@ void um_stream_go_on(um_readahead *ra, um_reader *t, um_stream *s, uint64_t page
   uint64_t allowed = um_min(allowance(s, t), window ? window - 1 : 0);
   uint64_t end;
   if (page < s->end) {
-    end = um_stream_run_end(ra, s, page);
-    if (miss && end > page + um_max(window, 1)) { /* asked for when the window was larger, and never read */
-      end = page + um_max(window, 1);
+    uint64_t asked = end = um_stream_run_end(ra, s, page);
+    if (miss) /* it may have been asked for when the window was larger */
+      end = cut_short(ra, page, um_min(end, page + um_max(window, 1)));
+    if (end < asked)
       note_cut(ra, s, end);
-    }
   } else {
     uint64_t count = allowed + 1 >= 2 * run ? run : allowed + 1 < 8 ? allowed + 1 : (allowed + 1) / 2;
     end = um_hint_end(ra, s, page + 1, um_min(page + count, ra->limits.page_count));
-    s->end = end = um_min(end, um_stream_boundary(ra, s, page));
+    s->end = end = cut_short(ra, page, um_min(end, um_stream_boundary(ra, s, page)));
     note_cut(ra, s, end);
   }
   bool writes = um_stream_note_write(s, write, passed > 0, end - page);

@@ -140,6 +140,7 @@ static int make_readahead(um_region *r) {
   um_readahead_limits limits = {
       .page_count = r->page_count,
       .run_pages = (uint32_t)um_max(1, run >> r->page_shift),
+      .part_pages = (uint32_t)um_max(1, p->fillers[0].staging_size >> r->page_shift),
       .align_pages = (uint32_t)(((r->address - r->skew) & (run - 1)) >> r->page_shift),
       .window_pages = (uint32_t)(window >> r->page_shift),
       .protect_pages = (uint32_t)um_max(1, PROTECT_MAX >> r->page_shift),
