@@ -77,9 +77,9 @@ def test_sort_with_many_processors_gives_each_a_thread(
     threads: set[int] = set()
     real = NumberOrdering.sort
 
-    def note_thread(self: NumberOrdering, buffer: Any) -> Any:
+    def note_thread(self: NumberOrdering, *arguments: Any) -> Any:
         threads.add(threading.get_ident())
-        return real(self, buffer)
+        return real(self, *arguments)
 
     monkeypatch.setattr(NumberOrdering, "sort", note_thread)
     numbers = make_file(tmp_path / "data", count)
@@ -124,9 +124,9 @@ def test_sort_of_few_values_sorts_them_once_and_copies_them_then(
     sorted_bytes: list[int] = []
     real = NumberOrdering.sort
 
-    def count_bytes(self: NumberOrdering, buffer: Any) -> Any:
+    def count_bytes(self: NumberOrdering, buffer: Any, space: Any) -> Any:
         sorted_bytes.append(len(buffer))
-        return real(self, buffer)
+        return real(self, buffer, space)
 
     monkeypatch.setattr(NumberOrdering, "sort", count_bytes)
     with umappy.umap(tmp_path / "data", mode="r+", pager=pager) as region:

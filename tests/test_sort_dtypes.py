@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import umappy
 from umappy._sort.blocks import MergedInBlocks
 from umappy._sort.keys import RECORD_WORK_BYTES, RecordOrdering, make_ordering
+from umappy._sort.numbers import sort_numbers
 
 NUMBERS = [">f2", "?", "i1", "u1", "i2", ">u2", "i4", "<u4", ">i8", "u8", "f2", ">f4", "f8", "g", "F", ">c16", "G"]
 TIMES = ["M8[s]", ">M8[ns]", "m8[us]"]
@@ -26,6 +27,9 @@ RECORDS: list[Any] = [
 ]
 # The smallest budget a pager with one filler and one evictor takes is below this.
 MEMORY = 1 << 20
+
+
+NO_SPACE = np.empty(0, np.uint8)
 
 
 def make_values(dtype: np.dtype[Any], count: int, distinct: int, rng: np.random.Generator) -> NDArray[Any]:
@@ -163,7 +167,7 @@ def test_sorting_a_buffer_of_records_allocates_no_more_than_planned(columns: lis
     assert isinstance(ordering, RecordOrdering)
     tracemalloc.start()
     try:
-        done = ordering.sort(a.reshape(-1).copy())
+        done = ordering.sort(a.reshape(-1).copy(), NO_SPACE)
         base = a.nbytes  # the copy
         peak = tracemalloc.get_traced_memory()[1] - base
     finally:
@@ -197,7 +201,7 @@ def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int, ga
     runs = [np.sort(part) for part in np.split(a, ends[:-1])]
     ordering = make_ordering(kind, None)
     block = 1000 * kind.itemsize
-    done = ordering.merge(*spread(runs, gap if ordering.merges_parts else 0), block)
+    done = ordering.merge(*spread(runs, gap if ordering.merges_parts else 0), block, NO_SPACE)
     assert isinstance(done, MergedInBlocks) == (kind.itemsize > 2)
     sizes, space = [], np.empty(4096 + block, np.uint8)
     got = b""
@@ -213,9 +217,9 @@ def test_merging_runs_in_a_buffer_gives_them_in_order(dtype: str, first: int, ga
 def test_merging_runs_with_more_equal_numbers_than_a_block_sorts_them_all(gap: int) -> None:
     runs = [np.sort(np.random.default_rng(seed).integers(0, 3, 10_000)) for seed in range(3)]
     ordering = make_ordering(np.dtype(np.int64), None)
-    done = ordering.merge(*spread(runs, gap), 8 * 4000)
+    done = ordering.merge(*spread(runs, gap), 8 * 4000, NO_SPACE)
     assert not isinstance(done, MergedInBlocks)
-    got = b"".join(chunk.tobytes() for chunk in done.chunks(0, 4096, np.empty(0, np.uint8)))
+    got = b"".join(chunk.tobytes() for chunk in done.chunks(0, 4096, NO_SPACE))
     assert got == np.sort(np.concatenate(runs)).tobytes()
 
 
@@ -228,3 +232,28 @@ def test_sort_of_halves_is_right_where_numpys_own_is_not() -> None:
     known = a[~np.isnan(a)]
     assert (known[1:] >= known[:-1]).all()
     assert np.isnan(a[len(known) :]).all()
+
+
+@pytest.mark.parametrize("dtype", ["u4", "i4", "f4", "u8", "i8", "f8", "c16", "g"])
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("space", [0, 1001, 1 << 20])
+def test_sort_numbers_anywhere_in_memory_are_in_order(dtype: str, offset: int, space: int) -> None:
+    kind, rng = np.dtype(dtype), np.random.default_rng(7)
+    a = make_values(kind, 200_000, 150_000, rng)
+    memory = np.empty(a.nbytes + offset, np.uint8)
+    numbers = memory[offset:].view(kind)
+    numbers[:] = a
+    sort_numbers(numbers, np.empty(space + 1, np.uint8)[1:])
+    assert_same_order(numbers, np.sort(a))
+
+
+def test_sort_numbers_keeps_all_bits_of_nan() -> None:
+    bits = np.random.default_rng(8).integers(0, 1 << 64, 50_000, np.uint64)
+    bits[::5] |= np.uint64(0x7FF0_0000_0000_0000)
+    numbers = bits.copy().view("f8")
+    sort_numbers(numbers, np.empty(1 << 16, np.uint8))
+    count = np.count_nonzero(~np.isnan(numbers))
+    assert count < 50_000
+    assert np.isnan(numbers[count:]).all()
+    assert (numbers[1:count] >= numbers[: count - 1]).all()
+    assert np.array_equal(np.sort(numbers.view(np.uint64)), np.sort(bits))

@@ -248,6 +248,9 @@ class Lib:
     UM_POLICY_S3FIFO: int
     UM_POLICY_MRU: int
 
+    UM_NUMBER_UNSIGNED: int
+    UM_NUMBER_SIGNED: int
+    UM_NUMBER_FLOAT: int
     UM_OP_READ: int
     UM_OP_WRITE: int
     UM_OP_FLUSH: int
@@ -393,6 +396,9 @@ class Lib:
 
     # OpenSSL
     def um_openssl_find(self, where: Out[Memory], error: um_error, /) -> int: ...
+    def um_sort_numbers(
+        self, numbers: Memory, count: int, size: int, kind: int, scratch: Memory, length: int, /
+    ) -> int: ...
 
 ffi: FFI
 lib: Lib

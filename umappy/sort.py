@@ -1,9 +1,9 @@
 """Sorting arrays larger than memory.
 
 An external merge sort. Sorted runs as long as a buffer go to scratch; then the runs are merged by partitions between
-sampled splitters, which lets every core work on the merge and uses numpy's SIMD sort for it. Each byte is read twice
-and written twice, as long as the data is below about budget squared over the size of one read (128 KiB); beyond that
-every merge pass adds one of each. Data that fits in the buffers is read once and written once.
+sampled splitters, each of which is sorted again: every core works on the merge, and that is faster than a heap. Each
+byte is read twice and written twice, as long as the data is below about budget squared over the size of one read (128
+KiB); beyond that every merge pass adds one of each. Data that fits in the buffers is read once and written once.
 (Knuth, The Art of Computer Programming 3, 5.4; sampled splitters: see _sort.cuts.)
 """
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from umappy._sort.numbers import sort_numbers
+
 if TYPE_CHECKING:
     from umappy._sort.keys import NumberOrdering
     from umappy._sort.stream import Bytes
@@ -26,7 +28,7 @@ MOVED_COUNT = 8192
 
 @dataclass(frozen=True)
 class MergedInBlocks:
-    """Runs in a buffer, as numbers that `ndarray.sort` puts in order, and where to cut them."""
+    """Runs in a buffer, as numbers that `sort_numbers` puts in order, and where to cut them."""
 
     ordering: NumberOrdering
     numbers: NDArray[Any]
@@ -46,7 +48,7 @@ class MergedInBlocks:
             size = sum(map(len, parts)) * itemsize
             block = space[filled : filled + size].view(self.numbers.dtype)
             np.concatenate(parts, out=block)
-            block.sort()
+            sort_numbers(block, space[filled + size :])
             self.decode(block)
             filled += size
             while filled >= wanted:

@@ -1,6 +1,6 @@
 """Sorting inside one buffer in numpy's order, and keys that compare as numpy compares the elements.
 
-Two kinds. Numbers are sorted in place by `ndarray.sort`, whose SIMD code is faster than any merge. Everything else
+Two kinds. Numbers are sorted in place (numbers.py), which is faster than any merge. Everything else
 (S, U, V, structured) is cut into pieces: unsigned integers that compare, one after another, as numpy's comparison does.
 Pieces are packed into 64-bit words, the words are argsorted, and only elements whose words are equal get another
 word. So a record is moved once, numpy's generic comparison of structured elements is never used (it is slow and needs
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umappy._sort.blocks import MergedInBlocks, close_gaps, find_cuts
+from umappy._sort.numbers import sort_numbers
 from umappy._sort.pieces import Piece, find_pieces
 
 WORD_BITS = 64
@@ -55,10 +56,13 @@ class Ordering(Protocol):
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
         """Returns the elements' keys, dtype `key_dtype`."""
 
-    def sort(self, buffer: Bytes) -> SortedElements:
-        """Sorts the elements in `buffer`, which may change, and which the result keeps using."""
+    def sort(self, buffer: Bytes, space: Bytes) -> SortedElements:
+        """Sorts the elements in `buffer`, which may change, and which the result keeps using.
 
-    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
+        `space` is memory that may be used meanwhile, and not afterwards.
+        """
+
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int, space: Bytes) -> SortedElements:
         """As `sort`, for a buffer of sorted runs: `parts` are their first bytes and those behind their last.
 
         The runs lie in this order, from the buffer's first byte on. The result has no `keys_at`.
@@ -149,15 +153,18 @@ class NumberOrdering:
     def keys(self, elements: NDArray[Any]) -> NDArray[Any]:
         return elements.view(self.dtype).astype(self.key_dtype)
 
-    def sort(self, buffer: Bytes) -> SortedElements:
+    def sort(self, buffer: Bytes, space: Bytes) -> SortedElements:
         numbers = self._encode(buffer)
-        numbers.sort(kind="stable" if self._radix else None)
+        if self._radix:
+            numbers.sort(kind="stable")
+        else:
+            sort_numbers(numbers, space)
         self._decode(numbers)
         return SortedInPlace(self, buffer)
 
-    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int, space: Bytes) -> SortedElements:
         if self._radix:
-            return self.sort(buffer)
+            return self.sort(buffer, space)
         itemsize = self.dtype.itemsize
         numbers = self._encode(buffer)
         places = [(start // itemsize, stop // itemsize) for start, stop in parts]
@@ -165,7 +172,7 @@ class NumberOrdering:
         if cuts is not None:
             return MergedInBlocks(self, numbers, cuts, self._decode)
         count = close_gaps(numbers, places)
-        numbers[:count].sort()
+        sort_numbers(numbers[:count], space)
         self._decode(numbers[:count])
         return SortedInPlace(self, buffer[: count * itemsize])
 
@@ -178,7 +185,7 @@ class NumberOrdering:
         if not self.dtype.isnative:
             numbers.byteswap(inplace=True)
         if self.dtype.kind in "mM":
-            # NaT is the smallest integer; one less wraps it round to the largest, and integers sort with SIMD.
+            # NaT is the smallest integer; one less wraps it round to the largest.
             numbers = buffer.view(np.int64)
             np.subtract(numbers, 1, out=numbers)
         elif self._is_half:
@@ -229,13 +236,13 @@ class RecordOrdering:
             offset += size
         return keys.reshape(-1).view(self.key_dtype)
 
-    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int) -> SortedElements:
-        return self.sort(buffer)
+    def merge(self, buffer: Bytes, parts: Sequence[Range], block_bytes: int, space: Bytes) -> SortedElements:
+        return self.sort(buffer, space)
 
     def accept_sorted(self, buffer: Bytes) -> SortedElements:
         return SortedInPlace(self, buffer)
 
-    def sort(self, buffer: Bytes) -> SortedElements:
+    def sort(self, buffer: Bytes, space: Bytes) -> SortedElements:
         words = self._pack(buffer, None, None, self._begin(0))
         if words is None:
             return SortedInPlace(self, buffer)

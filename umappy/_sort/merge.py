@@ -1,7 +1,7 @@
 """The second phase: runs are merged by partitions.
 
 A worker gathers a partition's slice of every run in its buffer, sorts it there, and writes it at its known place. That
-is faster than a heap, as sorting uses SIMD, and lets all cores work on one merge.
+is faster than a heap, as sorting goes by digits in the processor's cache, and lets all cores work on one merge.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ class _Merger:
         ordering, is_result = self.setup.ordering, self.output.is_result
         may_spread = is_result and ordering.merges_parts
         elements, parts = self.setup.gather(self.source, partition.ranges, buffer, self.check, may_spread=may_spread)
+        space = self.setup.find_space(buffer)
         if partition.is_sorted:
             done = ordering.accept_sorted(elements)
         elif is_result:
-            done = ordering.merge(elements, parts, self.setup.plan.block_bytes)
+            done = ordering.merge(elements, parts, self.setup.plan.block_bytes, space)
         else:
-            done = ordering.sort(elements)
+            done = ordering.sort(elements, space)
         if not is_result:
             run.note_samples(partition.place, partition.count, done)
-        self.output.write(partition.place * self.setup.itemsize, done, self.setup.find_space(buffer), self.check)
+        self.output.write(partition.place * self.setup.itemsize, done, space, self.check)

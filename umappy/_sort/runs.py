@@ -71,6 +71,7 @@ class _RunMaker:
 
     def work(self, run: Run, buffer: Bytes) -> None:
         elements, _ = self.setup.gather(self.source, [(run.start, run.stop)], buffer, self.check)
-        done = self.setup.ordering.sort(elements)
+        space = self.setup.find_space(buffer)
+        done = self.setup.ordering.sort(elements, space)
         run.note_samples(run.start, run.stop - run.start, done)
-        self.output.write(run.start * self.setup.itemsize, done, self.setup.find_space(buffer), self.check)
+        self.output.write(run.start * self.setup.itemsize, done, space, self.check)

@@ -31,6 +31,10 @@
 #define UM_POLICY_S3FIFO 3
 #define UM_POLICY_MRU 4
 
+#define UM_NUMBER_UNSIGNED 0
+#define UM_NUMBER_SIGNED 1
+#define UM_NUMBER_FLOAT 2 /* IEEE 754 */
+
 #define UM_OP_READ 1
 #define UM_OP_WRITE 2
 #define UM_OP_FLUSH 3
@@ -373,6 +377,11 @@ int um_zstd_find(const char **where, um_error *error); /* the version (10504 is 
 
 /* OpenSSL, found once a process; openssl_library.h. The version (0x30000080 is 3.0.8), or -code; where: never freed */
 int64_t um_openssl_find(const char **where, um_error *error);
+
+/* Sorts `count` numbers of `size` bytes, 4 or 8, of a UM_NUMBER_ kind; NaN last, in no order. What `length` bytes of
+ * scratch hold is lost; 512 KiB are best, none will do. -EINVAL: another size or kind, or memory that is not aligned.
+ */
+int um_sort_numbers(void *numbers, uint64_t count, uint32_t size, uint32_t kind, void *scratch, uint64_t length);
 /* cffi: end */
 
 #endif
