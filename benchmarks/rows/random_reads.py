@@ -1,6 +1,7 @@
 """`a[indices].sum()` of uniformly random elements, which fault one by one, without a hint.
 
-What the lack of the hint costs, by read-ahead that guesses wrong, is a row of its own.
+What the lack of the hint costs, by read-ahead that guesses wrong, is a row of its own; so is the least that answering
+faults in user space costs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from harness.figures import describe_costs, item_side
 from harness.number_file import NumberFile, compute_values
 from harness.result import Result, Target, compare, divide
 from harness.rounds import alternate
+from peers.bare_faults import build_bare_faults, gather_bare
 from peers.memmap import gather_memmap
 
 SEED = 1
@@ -54,7 +56,11 @@ def measure(bench: Bench) -> list[Result]:
             gather_memmap, bench.fast, expected=expected, seed=SEED, advice="random", **common
         ),
     }
-    rounds = alternate(contenders, bench.rounds)
+    with build_bare_faults() as library:
+        contenders["bare"] = bench.prepare(
+            gather_bare, bench.fast, expected=expected, seed=SEED, library=library, **common
+        )
+        rounds = alternate(contenders, bench.rounds)
     ours = item_side("umappy", bench.reads)
     notes = describe_costs(rounds, *contenders)
     work = f"{bench.reads} random reads, no hint"
@@ -72,6 +78,17 @@ def measure(bench: Bench) -> list[Result]:
             Target("at least", 0.65),
             against="np.memmap, MADV_RANDOM",
         ),
+        compare(
+            f"{bench.reads} random reads by a bare uffd loop",
+            "fast",
+            rounds,
+            item_side("MADV_RANDOM", bench.reads),
+            item_side("bare", bench.reads),
+            divide,
+            None,
+            against="np.memmap, MADV_RANDOM",
+        ),
+        compare(work, "fast", rounds, item_side("bare", bench.reads), ours, divide, None, against="a bare uffd loop"),
         compare(
             work,
             "fast",

@@ -155,12 +155,15 @@ uint32_t um_pool_take_new(um_pager *p) {
 
 uint32_t um_pool_take_full(um_pager *p) {
   uint32_t chunk = um_pool_take_huge(p);
-  um_pool_save(&p->pool);
   if (!chunk && (chunk = take_small(p)))
     chunk = um_pool_renew(p, chunk);
   if (!chunk)
     chunk = um_pool_take_new(p);
-  return chunk ? chunk : um_shelf_take_oldest(p);
+  if (!chunk)
+    chunk = um_shelf_take_oldest(p);
+  if (chunk)
+    um_pool_save(&p->pool);
+  return chunk;
 }
 
 void um_pool_unlock(um_pager *p) {

@@ -99,7 +99,7 @@ static bool expects(const um_readahead *ra, um_stream *s, uint64_t page) {
   uint64_t start = s->pos;
   for (int i = 0; i < UM_RUNS_ACCEPTED && start < s->end; i++) {
     uint64_t end = um_stream_run_end(ra, s, start), part = ra->limits.part_pages;
-    if (page >= start + part && page < end && (page - start) % part <= s->gap)
+    if (part > s->gap + 1 && page >= start + part && page < end && (page - start) % part <= s->gap)
       return true;
     start = end;
     if (page - start <= s->gap)

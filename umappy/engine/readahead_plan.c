@@ -88,11 +88,13 @@ void um_stream_go_on(um_readahead *ra, um_reader *t, um_stream *s, uint64_t page
   uint64_t allowed = um_min(allowance(s, t), window ? window - 1 : 0);
   uint64_t end;
   if (page < s->end) {
-    uint64_t asked = end = um_stream_run_end(ra, s, page);
-    if (miss) /* it may have been asked for when the window was larger */
-      end = cut_short(ra, page, um_min(end, page + um_max(window, 1)));
-    if (end < asked)
+    end = um_stream_run_end(ra, s, page);
+    if (miss && end > page + um_max(window, 1)) { /* asked for when the window was larger, and never read */
+      end = page + um_max(window, 1);
       note_cut(ra, s, end);
+    }
+    if (miss)
+      end = cut_short(ra, page, end);
   } else {
     uint64_t count = allowed + 1 >= 2 * run ? run : allowed + 1 < 8 ? allowed + 1 : (allowed + 1) / 2;
     end = um_hint_end(ra, s, page + 1, um_min(page + count, ra->limits.page_count));

@@ -99,14 +99,22 @@ static void remove_region(um_pager *p, um_region *r) {
 }
 
 /* A fault where nothing is makes a page table, which a huge page that comes there has to be rid of first, with a flush
- * of the other processors' translations (um_memory_clear_table). Where the kernel could map its huge page of zeros a
- * fault that reads makes none. Without that page the kernel would get a huge page of its own for each such fault. */
-static bool has_huge_zeros(void) {
+ * of the other processors' translations (um_memory_clear_table). Where the kernel can map its huge page of zeros a
+ * fault that reads makes none. Without that page the kernel would get a huge page of its own for each such fault; and
+ * whether there is one, and of a chunk's size, only a try tells. */
+static bool has_huge_zeros(const um_pager *p) {
   int file = open("/sys/kernel/mm/transparent_hugepage/use_zero_page", O_RDONLY | O_CLOEXEC);
   char answer = '0';
   bool has = file >= 0 && read(file, &answer, 1) == 1 && answer == '1';
   if (file >= 0)
     close(file);
+  char *memory = has ? um_memory_map(2 * UM_CHUNK) : NULL;
+  if (!memory)
+    return false;
+  uintptr_t address = um_round_up((uintptr_t)memory, UM_CHUNK);
+  has = madvise((void *)address, UM_CHUNK, MADV_HUGEPAGE) == 0 && *(volatile char *)address == 0 &&
+        um_uffd_is_huge(p->pagemap, address);
+  um_memory_unmap(memory, 2 * UM_CHUNK);
   return has;
 }
 
@@ -117,7 +125,7 @@ static int prepare_memory(um_region *r) {
     return -errno;
   if (!r->collapses)
     madvise(address, r->mapped, MADV_NOHUGEPAGE); /* tracking is by small pages; kernels without huge pages refuse */
-  else if (has_huge_zeros())
+  else if (has_huge_zeros(r->pager))
     madvise(address, r->mapped, MADV_HUGEPAGE);
   return 0;
 }
