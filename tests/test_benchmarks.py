@@ -36,7 +36,7 @@ def test_targets_on_a_small_file_measure_and_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(report.read_text())["results"]
-    assert len(results) == 16
+    assert len(results) == 15
     for result in results:
         assert result["row"] in done.stdout
         assert result["verdict"] in {"pass", "fail", "-"}

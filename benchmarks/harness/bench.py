@@ -53,6 +53,6 @@ class Bench:
         """Returns a contender for `alternate`: `function` in a process of its own."""
         return Trial(function, arguments, self.limit, place, expected, timeout_seconds).run
 
-    def prepare_limits(self, place: Place) -> Run:
-        """Returns the contender that is the device itself."""
-        return functools.partial(self.limits.measure, place.numbers(self.size).path)
+    def prepare_limits(self, place: Place, memory: int = 0) -> Run:
+        """Returns the contender that is the device itself; `memory`: see DeviceLimits."""
+        return functools.partial(self.limits.measure, place.numbers(self.size).path, memory)

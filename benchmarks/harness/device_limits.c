@@ -1,10 +1,12 @@
 /* What a device gives at best, past the page cache: sequential bytes a second and random 4 KiB reads a second.
  *
- *     device_limits FILE SECONDS
+ *     device_limits FILE SECONDS [MEMORY]
  *
  * Tries each depth for SECONDS, then the best one for three times as long: the maximum of several short, noisy trials
- * alone would be too high. Prints a line a trial: kind, way, block in bytes, depth, and bytes or reads a second; the
- * last line of a kind, whose way ends in "-best", is the result. */
+ * alone would be too high. "sequential" reads to a buffer a thread, which stays in the processor's cache; "wide" goes
+ * round in MEMORY bytes of huge pages, made beforehand, as who keeps what he reads must. Prints a line a trial: kind,
+ * way, block in bytes, depth, and bytes or reads a second; the last line of a kind, whose way ends in "-best", is the
+ * result. */
 #define _GNU_SOURCE
 #include "random_read.h"
 
@@ -32,6 +34,8 @@ typedef struct trial {
   _Atomic uint64_t next; /* block that the next sequential read takes */
   _Atomic uint64_t done; /* blocks read */
   int sequential;
+  char *ring; /* where sequential reads go round; NULL: each thread has a buffer */
+  uint64_t ring_size;
 } trial;
 
 typedef struct reader {
@@ -81,7 +85,7 @@ static void *run_reader(void *argument) {
   uint64_t blocks = t->size / t->block;
   while (now_ns() < t->end_ns) {
     uint64_t at = t->sequential ? atomic_fetch_add(&t->next, 1) % blocks * t->block : random_offset(&r->seed, t->size);
-    ssize_t got = pread(t->fd, buffer, t->block, (off_t)at);
+    ssize_t got = pread(t->fd, t->ring ? t->ring + at % t->ring_size : buffer, t->block, (off_t)at);
     if (got != (ssize_t)t->block)
       die("pread", got < 0 ? errno : EIO);
     atomic_fetch_add(&t->done, 1);
@@ -91,10 +95,10 @@ static void *run_reader(void *argument) {
 }
 
 /* Blocks a second of `threads` readers. Sequential trials go on where the last one ended: `*next`. */
-static double measure(int fd, uint64_t size, uint64_t block, unsigned threads, uint64_t ns, uint64_t *next) {
+static double measure(trial t, unsigned threads, uint64_t ns, uint64_t *next) {
   static uint64_t seed = 0x9E3779B97F4A7C15u;
-  trial t = {.fd = fd, .size = size, .block = block, .sequential = next != NULL};
-  atomic_store(&t.next, next ? *next / block : 0);
+  t.sequential = next != NULL;
+  atomic_store(&t.next, next ? *next / t.block : 0);
   uint64_t start = now_ns();
   t.end_ns = start + ns;
   reader readers[THREADS_MAX];
@@ -107,30 +111,36 @@ static double measure(int fd, uint64_t size, uint64_t block, unsigned threads, u
   for (unsigned i = 0; i < threads; i++)
     pthread_join(readers[i].thread, NULL);
   if (next)
-    *next = atomic_load(&t.next) * block % size;
+    *next = atomic_load(&t.next) * t.block % t.size;
   return (double)atomic_load(&t.done) / ((double)(now_ns() - start) / 1e9);
 }
 
-static void measure_sequential(int fd, uint64_t size, uint64_t ns) {
+/* `memory`: of the ring; 0: none. */
+static void measure_sequential(int fd, uint64_t size, uint64_t memory, uint64_t ns) {
   static const unsigned depths[] = {1, 2, 4, 8};
+  const char *kind = memory ? "wide" : "sequential";
+  trial t = {.fd = fd, .size = size, .ring = memory ? aligned_buffer(memory) : NULL, .ring_size = memory};
   uint64_t next = 0, best_block = 0;
   unsigned best_depth = 1;
   double best = 0;
-  for (uint64_t block = 1 << 20; block <= 2 << 20 && block <= size; block *= 2)
+  for (t.block = 1 << 20; t.block <= HUGE && t.block <= size; t.block *= 2)
     for (unsigned i = 0; i < sizeof depths / sizeof *depths; i++) {
-      double rate = measure(fd, size, block, depths[i], ns, &next) * (double)block;
-      printf("sequential threads %lu %u %.0f\n", (unsigned long)block, depths[i], rate);
+      double rate = measure(t, depths[i], ns, &next) * (double)t.block;
+      printf("%s threads %lu %u %.0f\n", kind, (unsigned long)t.block, depths[i], rate);
       if (rate > best)
-        best = rate, best_block = block, best_depth = depths[i];
+        best = rate, best_block = t.block, best_depth = depths[i];
     }
   if (!best_block)
     die("the file is smaller than 1 MiB", EINVAL);
-  double rate = measure(fd, size, best_block, best_depth, 3 * ns, &next) * (double)best_block;
-  printf("sequential threads-best %lu %u %.0f\n", (unsigned long)best_block, best_depth, rate);
+  t.block = best_block;
+  double rate = measure(t, best_depth, 3 * ns, &next) * (double)best_block;
+  printf("%s threads-best %lu %u %.0f\n", kind, (unsigned long)best_block, best_depth, rate);
+  free(t.ring);
 }
 
 static double measure_random(int fd, uint64_t size, int uring, unsigned depth, uint64_t ns) {
-  return uring ? uring_random_rate(fd, size, depth, ns) : measure(fd, size, RANDOM_BLOCK, depth, ns, NULL);
+  return uring ? uring_random_rate(fd, size, depth, ns)
+               : measure((trial){.fd = fd, .size = size, .block = RANDOM_BLOCK}, depth, ns, NULL);
 }
 
 static void measure_randoms(int fd, uint64_t size, uint64_t ns) {
@@ -154,8 +164,9 @@ static void measure_randoms(int fd, uint64_t size, uint64_t ns) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 3) {
-    fprintf(stderr, "usage: %s FILE SECONDS\n", arguments[0]);
+  uint64_t memory = count == 4 ? strtoull(arguments[3], NULL, 10) / HUGE * HUGE : 0;
+  if (count < 3 || count > 4 || (count == 4 && memory == 0)) {
+    fprintf(stderr, "usage: %s FILE SECONDS [MEMORY, at least 2 MiB]\n", arguments[0]);
     return 2;
   }
   uint64_t ns = (uint64_t)(atof(arguments[2]) * 1e9);
@@ -163,7 +174,9 @@ int main(int count, char **arguments) {
   struct stat st;
   if (fd < 0 || fstat(fd, &st))
     die(arguments[1], errno);
-  measure_sequential(fd, (uint64_t)st.st_size, ns);
+  measure_sequential(fd, (uint64_t)st.st_size, 0, ns);
+  if (memory)
+    measure_sequential(fd, (uint64_t)st.st_size, memory, ns);
   measure_randoms(fd, (uint64_t)st.st_size, ns);
   return 0;
 }

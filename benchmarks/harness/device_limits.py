@@ -24,13 +24,15 @@ class DeviceLimits:
     seconds: float
     """For each depth that is tried."""
 
-    def measure(self, path: str) -> Sample:
+    def measure(self, path: str, memory: int = 0) -> Sample:
         """Returns a sample with the values `sequential` (bytes a second) and `random` (4 KiB reads a second).
 
+        And where `memory` is given `wide`: `sequential`, round and round in so many bytes of huge pages, 2 MiB at least.
         `path` is a file on the device, the larger the better. `ways` of each kind, such as "sequential threads 1048576
         8", are values too.
         """
-        done = subprocess.run([self.program, path, str(self.seconds)], capture_output=True, text=True)
+        command = [self.program, path, str(self.seconds), *([str(memory)] if memory else [])]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ContenderError(f"the device's limit could not be measured: {done.stderr.strip()}")
         values = {}

@@ -1,6 +1,7 @@
-/* Random reads of a mapping whose faults are answered by the least that can: one thread that waits for a fault, reads its
- * page from the file past the page cache, and places it. No budget, no eviction, nothing to look up, nothing to write:
- * the limit of everybody who answers faults of one thread in user space. Built as a library, see bare_faults.py. */
+/* Random reads of a mapping whose faults are answered by the least that can: one thread that waits for a fault, reads
+ * its page from the file past the page cache, and places it. No budget, no eviction, nothing to look up, nothing to
+ * write: the limit of everybody who answers faults of one thread in user space. Built as a library, see bare_faults.py.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

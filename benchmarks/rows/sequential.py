@@ -21,14 +21,7 @@ from peers.memmap import sum_memmap
 
 RESIDENT_PASSES = 8
 WORK = "sequential sum"
-RING_BYTES = 64 << 20
-# Bytes of its memory (0: our budget), and whether they are huge pages. A ring that stays in the processor's cache and
-# keeps nothing of the file is faster than any program that does.
-BARE = {
-    "bare reader": (0, False),
-    "bare reader, huge pages": (0, True),
-    "bare reader, ring of 64 MiB": (RING_BYTES, True),
-}
+BARE = {"bare reader": False, "bare reader, huge pages": True}
 
 
 def sum_umappy(meter: Meter, path: str, memory: int) -> dict[str, float]:
@@ -81,6 +74,18 @@ def measure(bench: Bench) -> list[Result]:
                 notes=describe_costs(rounds, "umappy", "np.memmap"),
             )
         )
+        results.append(
+            compare(
+                WORK,
+                place.name,
+                rounds,
+                Side("device", value("wide"), ours.format),
+                ours,
+                divide_rates,
+                None,
+                against="direct rate to as much memory",
+            )
+        )
         results += [
             compare(WORK, place.name, rounds, rate_side(bare, bench.size), ours, divide_rates, None) for bare in BARE
         ]
@@ -93,15 +98,14 @@ def run_rounds(bench: Bench, place: Place) -> Rounds:
     expected = {"sum": compute_sum(numbers.count)}
     contenders = {
         "umappy": bench.prepare(sum_umappy, place, expected=expected, path=numbers.path, memory=bench.memory),
-        "device": bench.prepare_limits(place),
+        "device": bench.prepare_limits(place, bench.memory),
         "resident": bench.prepare(
             sum_resident, expected={"sum": 3.0 * RESIDENT_PASSES * (bench.memory // 8)}, memory=bench.memory
         ),
     }
-    for name, (most, is_huge) in BARE.items():
-        memory = min(most or bench.memory, bench.memory)
+    for name, is_huge in BARE.items():
         contenders[name] = bench.prepare(
-            sum_bare, place, expected=expected, path=numbers.path, memory=memory, is_huge=is_huge
+            sum_bare, place, expected=expected, path=numbers.path, memory=bench.memory, is_huge=is_huge
         )
     if place.name == "fast":
         contenders["np.memmap"] = bench.prepare(sum_memmap, place, expected=expected, path=numbers.path)
