@@ -27,7 +27,7 @@ class DeviceLimits:
     def measure(self, path: str, memory: int = 0) -> Sample:
         """Returns a sample with the values `sequential` (bytes a second) and `random` (4 KiB reads a second).
 
-        And where `memory` is given `wide`: `sequential`, round and round in so many bytes of huge pages, 2 MiB at least.
+        Where `memory` is given `wide`, too: `sequential`, round and round in so many bytes of huge pages.
         `path` is a file on the device, the larger the better. `ways` of each kind, such as "sequential threads 1048576
         8", are values too.
         """
