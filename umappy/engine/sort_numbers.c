@@ -6,8 +6,8 @@
  * numbers are. (Knuth, The Art of Computer Programming 3, 5.2.5; parting in place: McIlroy, Bostic, McIlroy,
  * Engineering Radix Sort, 1993.)
  *
- * numpy's sort is as fast where its AVX-512 code is; on AMD's Zen 4, where one instruction of that is slow, it takes
- * five times as long, and no program can choose another once numpy is loaded (docs/design.md has the figures). */
+ * numpy's sort is as fast by its AVX2 code. By its AVX-512 code, which it takes on AMD's Zen 4, where one instruction
+ * of that is slow, it takes five times as long, and no program can choose once numpy is loaded (docs/design.md). */
 #include "internal.h"
 
 #define DIGIT_BITS 8u
