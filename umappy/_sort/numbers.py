@@ -23,4 +23,5 @@ def sort_numbers(numbers: NDArray[Any], scratch: Bytes) -> None:
         return
     scratch = scratch[-scratch.ctypes.data % size :]
     with ffi.from_buffer(numbers) as memory, ffi.from_buffer(scratch) as space:
-        lib.um_sort_numbers(memory, len(numbers), size, kind, space, len(scratch))
+        code = lib.um_sort_numbers(memory, len(numbers), size, kind, space, len(scratch))
+    assert code == 0, f"{numbers.dtype} was refused ({code})"
